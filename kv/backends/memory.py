@@ -1,0 +1,412 @@
+"""`memory://`: a dict, and what it takes to expire, list and share it. `tables.py` has the state beneath."""
+
+from __future__ import annotations
+
+import math
+import platform
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+
+from kv import options
+from kv.base import PAGE, BaseStore
+from kv.errors import ConfigError, Conflict
+from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms
+from kv.keys import Listing, check_key, check_keys, check_limit
+from kv.lifted import AsyncFromSync
+from kv.store import Record, Stats
+from kv.url import Backend
+from kv.values import (
+    check_fn,
+    check_items,
+    check_value,
+    updated,
+    updated_many,
+)
+
+from .tables import GONE, UNIX, Entry, Memory, Path, clock, live_value, successor, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Self
+
+    from kv.expiry import TTL, Keep
+    from kv.store import UpdateFn, UpdateManyFn, Value
+    from kv.values import OwnFn
+
+__all__ = ["AsyncMemoryStore", "MemoryStore"]
+
+D = TypeVar("D")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+RETRIES: Final = 20
+
+
+class MemoryStore(BaseStore):
+    """A store in this process's memory, for threads.
+
+    Args:
+        max_entries: how many entries to hold, in all namespaces together; when one more comes, what has expired goes,
+            then what was used longest ago. None: no bound.
+        cleanup_interval: seconds between two removals of expired entries by a daemon thread, which starts with the
+            first entry that expires; None: never.
+        namespace: the namespace to be in, or the names of nested ones.
+
+    Raises:
+        ConfigError: an option is not right.
+    """
+
+    url_options: ClassVar[Mapping[str, options.Check]] = {
+        "cleanup_interval": options.seconds_or_off,
+        "max_entries": options.count_or_off,
+        "namespace": options.names,
+    }
+
+    def __init__(
+        self,
+        *,
+        max_entries: int | None = None,
+        cleanup_interval: float | None = 60,
+        namespace: str | Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(namespace=namespace)
+        given = {"max_entries": max_entries, "cleanup_interval": cleanup_interval}
+        opts: Any = options.checked(given, self.url_options, "MemoryStore")
+        self._memory = Memory(**opts)
+        self._attach()
+
+    @classmethod
+    def from_url(cls, url: str, **opts: Any) -> Self:
+        _check_url(url)
+        return cls(**opts)
+
+    def _attach(self) -> None:
+        self._table = self._memory.table(self._path)
+        self._lookup = self._table.entries.get
+        self._ranked = self._memory.recent is not None
+
+    def _view(self, path: Path) -> Self:
+        view = super()._view(path)
+        view._attach()
+        return view
+
+    def _close(self) -> None:
+        self._memory.close()
+
+    def _missed(self, key: object) -> None:
+        """Check what a hit need not check: a key that is stored is valid, and the store is open."""
+        check_key(key)
+        self._memory.check_open()
+
+    # reading
+
+    @overload
+    def get(self, key: str) -> bytes | None: ...
+    @overload
+    def get(self, key: str, default: D) -> bytes | D: ...
+    def get(self, key: str, default: object = None) -> object:
+        try:
+            entry = self._lookup(key)
+        except TypeError:  # unhashable
+            entry = None
+        if type(entry) is bytes and not self._ranked:
+            return entry
+        value = self._read(key, entry)
+        return default if value is None else value
+
+    def _read(self, key: str, entry: Entry | None) -> bytes | None:
+        if entry is None:
+            self._missed(key)
+        elif self._ranked:
+            self._memory.used(self._path, key)
+        return live_value(entry, clock())
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        asked = check_keys(keys)
+        with self._memory.lock:  # between the steps of a set_many there is nothing to see
+            entries = [self._lookup(key) for key in asked]
+        return {
+            key: value
+            for key, entry in zip(asked, entries, strict=True)
+            if (value := self._read(key, entry)) is not None
+        }
+
+    def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        value = live_value(self._lookup(check_key(key)), clock())
+        if value is None:
+            self._memory.check_open()
+            return None
+        return len(value)
+
+    def ttl(self, key: str) -> float | None:
+        entry = self._lookup(check_key(key))
+        now = clock()
+        if live_value(entry, now) is None:
+            self._memory.check_open()
+            return None
+        return (entry[0] - now) / 1e9 if type(entry) is tuple else math.inf
+
+    def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
+        """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
+        self._memory.check_open()
+        while not listing.empty:
+            with self._memory.lock:
+                page = self._table.sorted.between(listing.start, listing.stop, PAGE)
+                entries = [self._lookup(key) for key in page]
+            if not page:
+                return
+            listing.go_on_after(page[-1])
+            now = clock()
+            for key, entry in zip(page, entries, strict=True):
+                if isinstance(entry, bytes):
+                    yield key, entry, None
+                elif entry is not None and now < entry[0]:
+                    yield key, entry[1], entry[0]
+
+    def keys(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[str]:
+        listing = Listing(prefix, match, after, limit)
+        return listing.pick(key for key, *_ in self._walk(listing))
+
+    def scan(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        listing = Listing(prefix, match, after, limit)
+        self._memory.check_open()
+        return listing.pick_entries((key, value) for key, value, _ in self._walk(listing))
+
+    def count(self, prefix: str = "", *, match: str | None = None) -> int:
+        if prefix == "" and match is None:
+            self._memory.check_open()
+            now = clock()
+            return sum(type(entry) is bytes or entry[0] > now for entry in [*self._table.entries.values()])
+        listing = Listing(prefix, match)
+        return sum(listing.matches is None or listing.matches(key) for key, *_ in self._walk(listing))
+
+    def namespaces(self) -> list[str]:
+        self._memory.check_open()
+        depth, now = len(self._path), clock()
+        with self._memory.lock:
+            below = [t for t in self._memory.filled if len(t.path) > depth and t.path[:depth] == self._path]
+            live = {
+                t.path[depth] for t in below if any(live_value(entry, now) is not None for entry in t.entries.values())
+            }
+        return sorted(live)
+
+    def stats(self) -> Stats:
+        self._memory.check_open()
+        items, now = [*self._table.entries.items()], clock()
+        live = [(key, value) for key, entry in items if (value := live_value(entry, now)) is not None]
+        return Stats(
+            keys=len(live),
+            expired=len(items) - len(live),
+            key_bytes=sum(len(key.encode()) for key, _ in live),
+            value_bytes=sum(len(value) for _, value in live),
+            disk_bytes=None,
+            backend="memory",
+            version=platform.python_version(),
+        )
+
+    # writing
+
+    def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        value = check_value(value)
+        entry = value if ttl is None else until(ttl_ms(ttl), value)
+        key = check_key(key)
+        with self._memory.lock:
+            self._memory.put(self._table, key, entry)
+
+    def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
+        entries = check_items(items)
+        ms = ttl_ms(ttl)
+        with self._memory.lock:
+            self._memory.check_open()
+            self._memory.write(self._table, {key: until(ms, value) for key, value in entries.items()})
+
+    def delete(self, key: str) -> bool:
+        return self.delete_many([key]) == 1
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        asked = check_keys(keys)
+        with self._memory.lock:
+            self._memory.check_open()
+            now = clock()
+            live = [key for key in asked if live_value(self._lookup(key), now) is not None]
+            self._memory.write(self._table, dict.fromkeys(live, GONE))
+            return len(live)
+
+    def persist(self, key: str) -> bool:
+        key = check_key(key)
+        with self._memory.lock:
+            self._memory.check_open()
+            entry = self._lookup(key)
+            value = live_value(entry, clock())
+            if value is None or type(entry) is not tuple:
+                return False
+            self._memory.put(self._table, key, value)
+            return True
+
+    def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        key = check_key(key)
+        ms = update_ttl_ms(ttl, ttl_if_new)
+        with self._memory.lock:
+            self._memory.check_open()
+            old = self._lookup(key)
+            current = live_value(old, clock())
+            new = fn(current)
+            if new is not None:
+                self._memory.put(self._table, key, successor(None if current is None else old, new, ms))
+            elif current is not None:
+                self._memory.remove(self._table, key)
+            return new
+
+    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        key = check_key(key)
+        check_fn(fn)
+
+        def one(found: dict[str, bytes]) -> dict[str, bytes]:
+            new = updated(fn, found.get(key))
+            return {} if new is None else {key: new}
+
+        return self._update([key], one, update_ttl_ms(ttl, ttl_if_new)).get(key)
+
+    def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]:
+        asked = check_keys(keys)
+        check_fn(fn)
+        return self._update(asked, lambda found: updated_many(fn, found, asked), update_ttl_ms(ttl, ttl_if_new))
+
+    def _update(
+        self,
+        keys: list[str],
+        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
+        ms: tuple[int | Keep | None, int | None],
+    ) -> dict[str, bytes]:
+        # A slow fn must not stop the whole store: it runs without the lock, and again where another write was faster.
+        # One that keeps losing gets the lock.
+        for _ in range(RETRIES):
+            answer = self._try_update(keys, fn, ms)
+            if answer is not None:
+                return answer
+        with self._memory.lock:
+            answer = self._try_update(keys, fn, ms)
+        if answer is None:
+            raise Conflict(
+                f"the function given to update of {keys[0]!r} writes to that key itself, or it kept expiring"
+            )
+        return answer
+
+    def _try_update(
+        self,
+        keys: list[str],
+        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
+        ms: tuple[int | Keep | None, int | None],
+    ) -> dict[str, bytes] | None:
+        """Run fn on what is there, and store its answer if that is still there; None if it is not."""
+        memory, lookup = self._memory, self._lookup
+        with memory.lock:
+            memory.check_open()
+            seen = {key: lookup(key) for key in keys}
+        now = clock()
+        found = {key: value for key, entry in seen.items() if (value := live_value(entry, now)) is not None}
+        answer = fn(found)
+        with memory.lock:
+            now = clock()
+            for key in keys:
+                entry = lookup(key)
+                live = live_value(entry, now) is not None
+                if live is not (key in found) or (live and entry is not seen[key]):
+                    return None
+            changes: dict[str, Entry] = {}
+            for key in keys:
+                if key in answer:
+                    changes[key] = successor(seen[key] if key in found else None, answer[key], ms)
+                elif key in found:
+                    changes[key] = GONE
+            memory.write(self._table, changes)
+        return answer
+
+    def cleanup(self, *, limit: int | None = None) -> int:
+        self._memory.check_open()
+        return self._memory.cleanup(check_limit(limit))
+
+    def compact(self) -> None:
+        self._memory.check_open()
+        self._memory.cleanup()
+        with self._memory.lock:
+            for table in self._memory.filled:
+                table.sorted.forget()
+
+    # travelling, see kv.transfer
+
+    def _dump(self, after: str | None, limit: int) -> list[Record]:
+        return [
+            Record(key, value, None if deadline is None else -(-(deadline + UNIX) // 1_000_000))
+            for key, value, deadline in islice(self._walk(Listing(after=after)), limit)
+        ]
+
+    def _load(self, records: Iterable[Record]) -> None:
+        changes: dict[str, Entry] = {}
+        now = clock()
+        for key, value, expires_at in records:
+            deadline = None if expires_at is None else expires_at * 1_000_000 - UNIX
+            if deadline is None:
+                changes[check_key(key)] = check_value(value)
+            elif deadline > now:
+                changes[check_key(key)] = (deadline, check_value(value))
+        with self._memory.lock:
+            self._memory.check_open()
+            self._memory.write(self._table, changes)
+
+
+class AsyncMemoryStore(AsyncFromSync):
+    """See `MemoryStore`. Nothing here waits, so every call is done when the coroutine first runs."""
+
+    url_options: ClassVar[Mapping[str, options.Check]] = MemoryStore.url_options
+
+    def __init__(
+        self,
+        *,
+        max_entries: int | None = None,
+        cleanup_interval: float | None = 60,
+        namespace: str | Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(MemoryStore(max_entries=max_entries, cleanup_interval=cleanup_interval, namespace=namespace))
+
+    @classmethod
+    def from_url(cls, url: str, **opts: Any) -> Self:
+        _check_url(url)
+        return cls(**opts)
+
+    async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return method(*args, **kwargs)
+
+    _write = _maintain = _read
+
+    async def _close(self) -> None:
+        self._store.close()
+
+    # the two hottest, without a coroutine inside a coroutine
+
+    @overload
+    async def get(self, key: str) -> bytes | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> bytes | D: ...
+    async def get(self, key: str, default: object = None) -> object:
+        return self._store.get(key, default)
+
+    async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        self._store.set(key, value, ttl=ttl)
+
+
+def _check_url(url: str) -> None:
+    if url.partition("://")[2].strip("/"):
+        raise ConfigError(f"{url} names a host or a path; memory:// takes neither, and each open gives a new store")
+
+
+BACKEND: Final = Backend(MemoryStore, AsyncMemoryStore)

@@ -1,0 +1,435 @@
+"""`sqlite:///app.db`: one file, many threads and processes. `database.py` has the connections beneath."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from urllib.parse import unquote
+
+from kv import options
+from kv.base import PAGE, BaseStore
+from kv.errors import (
+    ConfigError,
+    ValueTooLarge,
+)
+from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
+from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
+from kv.lifted import AsyncFromSync
+from kv.store import Record, Stats
+from kv.url import Backend
+from kv.values import check_fn, check_items, check_value, updated, updated_many
+
+from .database import DDL, Database, first, rows
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Self
+
+    from kv.expiry import TTL, Keep
+    from kv.store import UpdateFn, UpdateManyFn, Value
+
+__all__ = ["AsyncSQLiteStore", "SQLiteStore"]
+
+D = TypeVar("D")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+PAGE_BYTES: Final = 4_000_000
+"""A page of a scan ends here, however few the entries are."""
+
+_ONE = "WHERE namespace = ? AND key = ?"
+_LIVE = "(expires_at IS NULL OR expires_at > ?)"
+_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND {_LIVE}"
+_GET = f"SELECT value, expires_at FROM kv_entries {_ONE}"
+_SIZE = f"SELECT length(value), expires_at FROM kv_entries {_ONE}"
+_PUT = (
+    "INSERT INTO kv_entries (namespace, key, expires_at, value) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (namespace, key) DO UPDATE SET expires_at = excluded.expires_at, value = excluded.value"
+)
+_ADD = f"{_PUT} WHERE kv_entries.expires_at <= ?"
+_MANY = (
+    "SELECT asked.value, entry.value, expires_at FROM json_each(?) AS asked "
+    "CROSS JOIN kv_entries AS entry ON namespace = ? AND entry.key = asked.value"
+)
+_DELETE_MANY = f"DELETE FROM kv_entries WHERE namespace = ? AND key IN (SELECT value FROM json_each(?)) AND {_LIVE}"
+_DELETE = f"DELETE FROM kv_entries {_ONE} AND {_LIVE}"
+_EXPIRE = f"UPDATE kv_entries SET expires_at = ? {_ONE} AND {_LIVE}"
+_PERSIST = f"UPDATE kv_entries SET expires_at = NULL {_ONE} AND expires_at > ?"
+_KEYS = f"SELECT key FROM kv_entries {_RANGE} ORDER BY key LIMIT ?"
+_SCAN = f"SELECT key, value, expires_at FROM kv_entries {_RANGE} ORDER BY key LIMIT ?"
+_COUNT = f"SELECT count(*) FROM kv_entries {_RANGE}"
+_NAMESPACE = f"SELECT namespace FROM kv_entries WHERE namespace >= ? AND namespace < ? AND {_LIVE} ORDER BY 1 LIMIT 1"
+_STATS = f"""
+    SELECT count(*) FILTER (WHERE {_LIVE}), count(*) FILTER (WHERE expires_at <= ?),
+        total(length(CAST(key AS BLOB))) FILTER (WHERE {_LIVE}), total(length(value)) FILTER (WHERE {_LIVE})
+    FROM kv_entries WHERE namespace = ?
+"""
+_END = b""  # greater than any text, as every blob is
+
+
+def _page(cursor: sqlite3.Cursor) -> list[tuple[str, bytes, int | None]]:
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(row)
+        size += len(row[1])
+        if size > PAGE_BYTES:
+            break
+    return rows
+
+
+class SQLiteStore(BaseStore):
+    """A store in one SQLite file, for many threads and processes.
+
+    Args:
+        path: the file, made where it is missing; `":memory:"` is a database in memory.
+        durability: "full": a write that has returned survives power loss; "normal": it survives the end of the
+            process, and a power loss may take the last ones, but never half of one.
+        lock_timeout: seconds to wait for other writers before `Conflict`.
+        cleanup_interval: seconds between two removals of expired entries by a daemon thread; None: never.
+        namespace: the namespace to be in, or the names of nested ones.
+
+    Raises:
+        ConfigError: an option or the path is not right.
+        CorruptData: the file is not ours, is damaged, or has a newer schema; it is left untouched.
+        Unavailable: the file may not be read and written, or the disk is full.
+    """
+
+    url_options: ClassVar[Mapping[str, options.Check]] = {
+        "cleanup_interval": options.seconds_or_off,
+        "durability": options.one_of("full", "normal"),
+        "lock_timeout": options.seconds,
+        "namespace": options.names,
+    }
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str = "full",
+        lock_timeout: float = 30,
+        cleanup_interval: float | None = None,
+        namespace: str | Iterable[str] | None = None,
+    ) -> None:
+        super().__init__(namespace=namespace)
+        given = {"durability": durability, "lock_timeout": lock_timeout, "cleanup_interval": cleanup_interval}
+        opts: Any = options.checked(given, self.url_options, "SQLiteStore")
+        name = os.fspath(path)
+        self._db = Database(None if name == ":memory:" else os.path.abspath(name), **opts)
+        self._ns = SEPARATOR.join(self._path)
+        self._open()
+
+    @classmethod
+    def from_url(cls, url: str, **opts: Any) -> Self:
+        return cls(_path(url), **opts)
+
+    def _open(self) -> None:
+        self._db.open()
+
+    def _view(self, path: tuple[str, ...]) -> Self:
+        view = super()._view(path)
+        view._ns = SEPARATOR.join(path)
+        return view
+
+    def _where(self) -> str:
+        return self._db.name
+
+    def _close(self) -> None:
+        self._db.close()
+
+    def ddl(self) -> str:
+        """Give the SQL that makes the schema."""
+        return DDL
+
+    # reading
+
+    @overload
+    def get(self, key: str) -> bytes | None: ...
+    @overload
+    def get(self, key: str, default: D) -> bytes | D: ...
+    def get(self, key: str, default: object = None) -> object:
+        row = self._db.fetch(_GET, (self._ns, check_key(key)), first)
+        return default if row is None or _past(row[1]) else row[0]
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        found = self._db.fetch(_MANY, (json.dumps(check_keys(keys)), self._ns), rows)
+        return {key: value for key, value, expires_at in found if not _past(expires_at)}
+
+    def size(self, key: str) -> int | None:
+        row = self._db.fetch(_SIZE, (self._ns, check_key(key)), first)
+        return None if row is None or _past(row[1]) else row[0]
+
+    def ttl(self, key: str) -> float | None:
+        row = self._db.fetch(_SIZE, (self._ns, check_key(key)), first)
+        if row is None:
+            return None
+        if row[1] is None:
+            return math.inf
+        left: int = row[1] - wall_ms()
+        return left / 1000 if left > 0 else None
+
+    def keys(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[str]:
+        listing = Listing(prefix, match, after, limit)
+        most = -1 if listing.matches or listing.limit is None else listing.limit
+        return self._db.fetch(_KEYS, (*self._range(listing), most), lambda rows: listing.pick(key for (key,) in rows))
+
+    def _range(self, listing: Listing) -> tuple[object, ...]:
+        stop = "" if listing.empty else _END if listing.stop is None else listing.stop
+        return self._ns, listing.start, stop, wall_ms()
+
+    def scan(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        listing = Listing(prefix, match, after, limit)
+        self._db.open()
+        return listing.pick_entries((key, value) for key, value, _ in self._walk(listing))
+
+    def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
+        """Give the live rows of the range, a page at a time, holding nothing between two pages."""
+        while not listing.empty and (page := self._db.fetch(_SCAN, (*self._range(listing), PAGE), _page)):
+            yield from page
+            listing.go_on_after(page[-1][0])
+
+    def count(self, prefix: str = "", *, match: str | None = None) -> int:
+        listing = Listing(prefix, match)
+        if matches := listing.matches:
+            return self._db.fetch(_KEYS, (*self._range(listing), -1), lambda rows: sum(matches(key) for (key,) in rows))
+        count: int = self._db.fetch(_COUNT, self._range(listing), first)[0]
+        return count
+
+    def namespaces(self) -> list[str]:
+        head = self._ns + SEPARATOR if self._ns else ""
+        start, stop = head or "\x01", prefix_end(head) or _END
+        names: list[str] = []
+        while row := self._db.fetch(_NAMESPACE, (start, stop, wall_ms()), first):
+            names.append(row[0][len(head) :].partition(SEPARATOR)[0])
+            start = head + names[-1] + "\x20"  # behind all that are in it: the least that another name can begin with
+        return names
+
+    def stats(self) -> Stats:
+        now = wall_ms()
+        live, expired, key_bytes, value_bytes = self._db.fetch(_STATS, (now, now, now, now, self._ns), first)
+        return Stats(
+            keys=live,
+            expired=expired,
+            key_bytes=int(key_bytes),
+            value_bytes=int(value_bytes),
+            disk_bytes=self._db.disk_bytes(),
+            backend="sqlite",
+            version=sqlite3.sqlite_version,
+        )
+
+    # writing
+
+    def _row(self, key: str, value: bytes, expires_at: int | None) -> tuple[object, ...]:
+        if len(value) > self._db.max_value:
+            raise ValueTooLarge(
+                f"the value for {key[:80]!r} has {len(value):,} bytes; SQLite holds up to {self._db.max_value:,}. "
+                "Nothing was written"
+            )
+        return self._ns, key, expires_at, value
+
+    def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        ms = None if ttl is None else ttl_ms(ttl)
+        self._db.write(_PUT, self._row(check_key(key), check_value(value), _until(ms)))
+
+    def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
+        entries = check_items(items)
+        ms = ttl_ms(ttl)
+        with self._db.transaction():
+            expires_at = _until(ms)
+            self._db.write_many(_PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
+
+    def delete(self, key: str) -> bool:
+        return self._db.write(_DELETE, (self._ns, check_key(key), wall_ms())) == 1
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        return self._db.write(_DELETE_MANY, (self._ns, json.dumps(check_keys(keys)), wall_ms()))
+
+    def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
+        ms = ttl_ms(ttl)
+        row = self._row(check_key(key), check_value(value), _until(ms))
+        return self._db.write(_ADD, (*row, wall_ms())) == 1
+
+    def expire(self, key: str, ttl: TTL) -> bool:
+        ms = ttl_ms(ttl)
+        return self._db.write(_EXPIRE, (_until(ms), self._ns, check_key(key), wall_ms())) == 1
+
+    def persist(self, key: str) -> bool:
+        return self._db.write(_PERSIST, (self._ns, check_key(key), wall_ms())) == 1
+
+    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        key = check_key(key)
+        check_fn(fn)
+
+        def one(found: dict[str, bytes]) -> dict[str, bytes]:
+            new = updated(fn, found.get(key))
+            return {} if new is None else {key: new}
+
+        return self._update([key], one, update_ttl_ms(ttl, ttl_if_new)).get(key)
+
+    def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]:
+        asked = check_keys(keys)
+        check_fn(fn)
+        return self._update(asked, lambda found: updated_many(fn, found, asked), update_ttl_ms(ttl, ttl_if_new))
+
+    def _update(
+        self,
+        keys: list[str],
+        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
+        ms: tuple[int | Keep | None, int | None],
+    ) -> dict[str, bytes]:
+        with self._db.transaction():
+            if len(keys) == 1:
+                rows = [(keys[0], *row) for row in self._db.read(_GET, (self._ns, keys[0]))]
+            else:
+                rows = self._db.read(_MANY, (json.dumps(keys), self._ns))
+            while True:
+                there = {key: (value, until) for key, value, until in rows if not _past(until)}
+                answer = fn({key: value for key, (value, _) in there.items()})
+                if not any(_past(until) for _, until in there.values()):
+                    break  # else an entry has expired while fn ran, and is missing now
+            changed = []
+            for key, value in answer.items():
+                age = ms[0] if key in there else ms[1]
+                changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else _until(age)))
+            self._db.write_many(_PUT, changed)
+            if gone := [key for key in there if key not in answer]:
+                self._db.write(_DELETE_MANY, (self._ns, json.dumps(gone), wall_ms()))
+        return answer
+
+    def cleanup(self, *, limit: int | None = None) -> int:
+        return self._db.cleanup(check_limit(limit))
+
+    def compact(self) -> None:
+        self._db.compact()
+
+    def verify(self) -> list[str]:
+        return self._db.verify()
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the whole store, all namespaces, to a new file, while it is in use.
+
+        The copy is one state of the store, and a store itself. Its file appears when it is whole and on disk.
+
+        Raises:
+            ConfigError: there is a file of that name.
+            Unavailable: the disk is full, or the directory is not writable.
+        """
+        self._db.backup(os.path.abspath(os.fspath(path)))
+
+    # travelling, see kv.transfer
+
+    def _dump(self, after: str | None, limit: int) -> list[Record]:
+        return [Record(*row) for row in islice(self._walk(Listing(after=after)), limit)]
+
+    def _load(self, records: Iterable[Record]) -> None:
+        now = wall_ms()
+        rows = [
+            self._row(check_key(key), check_value(value), expires_at)
+            for key, value, expires_at in records
+            if expires_at is None or now < expires_at
+        ]
+        with self._db.transaction():
+            self._db.write_many(_PUT, rows)
+
+
+def _until(ms: int | None) -> int | None:
+    return None if ms is None else wall_ms() + ms
+
+
+def _past(expires_at: int | None) -> bool:
+    return expires_at is not None and wall_ms() >= expires_at
+
+
+def _path(url: str) -> str:
+    """Give the path in a URL, by SQLAlchemy's convention: three slashes and a relative path, or four and an absolute."""
+    rest = url.partition("://")[2]
+    if rest in ("", "/", "/:memory:"):
+        return ":memory:"
+    if not rest.startswith("/"):
+        raise ConfigError(f"{url}: a relative path takes three slashes, sqlite:///{rest}, an absolute one four")
+    return unquote(rest[1:])
+
+
+class _Unopened(SQLiteStore):
+    """Connects when it is first used, in the thread that uses it."""
+
+    def _open(self) -> None:
+        pass
+
+
+class AsyncSQLiteStore(AsyncFromSync):
+    """See `SQLiteStore`. Connects at the first operation, or at `async with`.
+
+    Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
+    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
+    """
+
+    _store: SQLiteStore
+
+    url_options: ClassVar[Mapping[str, options.Check]] = SQLiteStore.url_options
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str = "full",
+        lock_timeout: float = 30,
+        cleanup_interval: float | None = None,
+        namespace: str | Iterable[str] | None = None,
+    ) -> None:
+        store = _Unopened(
+            path,
+            durability=durability,
+            lock_timeout=lock_timeout,
+            cleanup_interval=cleanup_interval,
+            namespace=namespace,
+        )
+        super().__init__(store)
+        self._reader = Worker("kv-sqlite-reader")
+        self._writer = Worker("kv-sqlite-writer", store._db.batch)
+        self._keeper = Worker("kv-sqlite-keeper")
+
+    @classmethod
+    def from_url(cls, url: str, **opts: Any) -> Self:
+        return cls(_path(url), **opts)
+
+    async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._reader(lambda: method(*args, **kwargs))
+
+    async def _write(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._writer(lambda: method(*args, **kwargs))
+
+    async def _maintain(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._keeper(lambda: method(*args, **kwargs))
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """See `SQLiteStore.backup`."""
+        await self._maintain(self._store.backup, path)
+
+    def ddl(self) -> str:
+        """See `SQLiteStore.ddl`."""
+        return self._store.ddl()
+
+    async def _close(self) -> None:
+        try:
+            await self._write(self._store.close)
+        finally:
+            for worker in (self._reader, self._writer, self._keeper):
+                worker.stop()
+
+    async def __aenter__(self) -> Self:
+        await self._write(self._store._db.open)
+        return self
+
+
+BACKEND: Final = Backend(SQLiteStore, AsyncSQLiteStore)

@@ -1,0 +1,206 @@
+"""What `memory://` keeps: a dict for each namespace, a heap of deadlines, and who was used last.
+
+An entry is its value, or a pair of deadline and value where it expires; so one that never expires takes no more than
+in a dict, and reading it asks no clock. Reads take no lock: one operation on a dict is atomic. Every write is one such
+operation too, under the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from kv.base import PAGE
+from kv.errors import StoreClosed
+from kv.expiry import KEEP_TTL
+
+from .cleaner import Cleaner
+from .forking import concerns
+from .sortedkeys import SortedKeys
+
+if TYPE_CHECKING:
+    from kv.expiry import Keep
+
+Entry: TypeAlias = bytes | tuple[int, bytes]
+"""The value, or the deadline in nanoseconds of the monotonic clock, and the value."""
+Path: TypeAlias = tuple[str, ...]
+
+GONE: Final = (0, b"")
+"""An entry whose deadline has long passed: what a deletion among other writes leaves for an instant."""
+UNIX: Final = time.time_ns() - time.monotonic_ns()
+"""From the monotonic clock to the wall clock; fixed, so that a deadline travels out and in unchanged."""
+
+clock = time.monotonic_ns
+"""The clock of every deadline here."""
+
+
+def live_value(entry: Entry | None, now: int) -> bytes | None:
+    if type(entry) is tuple:
+        return entry[1] if now < entry[0] else None
+    return entry  # type: ignore[return-value]
+
+
+def until(ms: int | None, value: bytes) -> Entry:
+    return value if ms is None else (clock() + ms * 1_000_000, value)
+
+
+def successor(old: Entry | None, value: bytes, ms: tuple[int | Keep | None, int | None]) -> Entry:
+    """Give the entry that follows a live one, or None, in an update (see `update_ttl_ms`)."""
+    age = ms[1] if old is None else ms[0]
+    if age is KEEP_TTL:
+        return (old[0], value) if type(old) is tuple else value
+    return until(age, value)
+
+
+class Table:
+    """The entries of one namespace. Lives while it holds an entry or a store holds it."""
+
+    __slots__ = ("__weakref__", "entries", "path", "sorted")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.sorted = SortedKeys(self.entries)
+
+
+class Memory:
+    """What a store and all its views share."""
+
+    def __init__(self, max_entries: int | None, cleanup_interval: float | None) -> None:
+        # Protects every write, the tables, the heap and the sorted keys. Reentrant: `fn` of a contended update runs
+        # under it, and may read.
+        self.lock = threading.RLock()
+        self.tables: weakref.WeakValueDictionary[Path, Table] = weakref.WeakValueDictionary()
+        self.filled: set[Table] = set()
+        self.heap: list[tuple[int, Path, str]] = []  # of every deadline, also of some that are no longer
+        self.heap_bound = 1_000
+        self.recent: OrderedDict[tuple[Path, str], None] | None = OrderedDict() if max_entries else None
+        self.max_entries = max_entries or 0
+        self.cleanup_interval = cleanup_interval
+        self.cleaner: Cleaner | None = None
+        self.closed = False
+        concerns(self)
+
+    def table(self, path: Path) -> Table:
+        with self.lock:
+            table = self.tables.get(path)
+            if table is None:
+                self.tables[path] = table = Table(path)
+            return table
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise StoreClosed("this memory store is closed; open a new one")
+
+    def put(self, table: Table, key: str, entry: Entry) -> None:
+        """Store one entry. Under the lock."""
+        self.prepare(table, key, entry)
+        table.entries[key] = entry
+        if self.recent is not None:
+            self.evict()
+
+    def write(self, table: Table, changes: dict[str, Entry]) -> None:
+        """Store all the entries in one step; `GONE` deletes. Under the lock."""
+        gone = [key for key, entry in changes.items() if entry is GONE]
+        for key, entry in changes.items():
+            if entry is not GONE:
+                self.prepare(table, key, entry)
+        table.entries.update(changes)
+        for key in gone:
+            self.remove(table, key)
+        if self.recent is not None:
+            self.evict()
+
+    def prepare(self, table: Table, key: str, entry: Entry) -> None:
+        # An interrupt may come between any two lines: so what only says where to look is written before the entry.
+        old = table.entries.get(key)
+        if old is None:
+            self.check_open()
+            table.sorted.touch(key)
+            self.filled.add(table)
+        if self.recent is not None:
+            self.recent[table.path, key] = None
+            self.recent.move_to_end((table.path, key))
+        if type(entry) is tuple and not (type(old) is tuple and old[0] == entry[0]):
+            self.remember(entry[0], table.path, key)
+
+    def remember(self, deadline: int, path: Path, key: str) -> None:
+        heap = self.heap
+        heappush(heap, (deadline, path, key))
+        if len(heap) > self.heap_bound:  # most are of entries that are gone or have another deadline by now
+            heap[:] = [
+                (entry[0], table.path, key)
+                for table in self.filled
+                for key, entry in table.entries.items()
+                if type(entry) is tuple
+            ]
+            heappush(heap, (deadline, path, key))
+            heapify(heap)
+            self.heap_bound = len(heap) + sum(len(table.entries) for table in self.filled) + 1_000
+        if self.cleaner is None and self.cleanup_interval is not None:
+            self.cleaner = Cleaner(self, self.cleanup_interval)
+
+    def remove(self, table: Table, key: str) -> None:
+        table.sorted.touch(key)
+        table.entries.pop(key, None)
+        if not table.entries:
+            self.filled.discard(table)
+        if self.recent is not None:
+            self.recent.pop((table.path, key), None)
+
+    def evict(self) -> None:
+        """Make room: what has expired goes first, then what was used longest ago."""
+        assert self.recent is not None
+        if len(self.recent) > self.max_entries:
+            self.cleanup()
+        while len(self.recent) > self.max_entries:
+            (path, key), _ = self.recent.popitem(last=False)
+            if table := self.tables.get(path):
+                self.remove(table, key)
+
+    def used(self, path: Path, key: str) -> None:
+        with self.lock:
+            if self.recent is not None and (path, key) in self.recent:
+                self.recent.move_to_end((path, key))
+
+    def cleanup(self, limit: int | None = None) -> int:
+        removed = 0
+        while limit is None or removed < limit:
+            with self.lock:
+                now = clock()
+                for _ in range(PAGE if limit is None else min(PAGE, limit - removed)):
+                    if not self.heap or self.heap[0][0] > now:
+                        return removed
+                    deadline, path, key = heappop(self.heap)
+                    table = self.tables.get(path)
+                    entry = table.entries.get(key) if table else None
+                    if table and type(entry) is tuple and entry[0] == deadline:
+                        self.remove(table, key)
+                        removed += 1
+        return removed
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            for table in [*self.tables.values()]:
+                table.entries.clear()
+                table.sorted.forget()
+            self.filled.clear()
+            self.heap.clear()
+            if self.recent is not None:
+                self.recent.clear()
+            cleaner, self.cleaner = self.cleaner, None
+        if cleaner:
+            cleaner.stop()
+
+    def before_fork(self) -> None:
+        self.lock.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        if child:
+            self.cleaner = None  # its thread has stayed behind
+        self.lock.release()

@@ -1,0 +1,419 @@
+"""What a backend starts from: a few methods to write, and the rest of the contract derived from them.
+
+A backend subclasses `BaseStore` or `AsyncBaseStore` and writes the abstract methods; every other method is then there,
+and is as atomic as `update` and `update_many` are. It overrides what its engine can do better. `CONTRIBUTING.md` shows it
+on one page. `kv.lifted` makes the async colour of a sync store.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar, overload
+
+from .expiry import KEEP_TTL, ttl_ms, wall_ms
+from .keys import Listing, check_keys, check_path
+from .store import AsyncStore, Record, Stats, Store
+from .values import (
+    Unchanged,
+    check_amount,
+    check_compared,
+    check_items,
+    check_value,
+    if_absent,
+    if_equal,
+    if_present,
+    plus,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from .expiry import TTL, Keep
+    from .store import UpdateFn, UpdateManyFn, Value
+    from .values import OwnFn
+
+__all__ = ["AsyncBaseStore", "BaseStore"]
+
+D = TypeVar("D")
+
+PAGE = 500
+"""How many keys the derived methods read at a time."""
+
+
+class _Namespaced:
+    """Where a store is in the tree of namespaces, and whether it owns what it is connected to."""
+
+    _path: tuple[str, ...] = ()
+    _is_view = False
+
+    def __init__(self, *, namespace: str | Iterable[str] | None = None) -> None:
+        names = () if namespace is None else (namespace,) if isinstance(namespace, str) else namespace
+        self._path = check_path(names)
+
+    def namespace(self, name: str) -> Self:
+        return self._view(check_path((*self._path, name)))
+
+    def _view(self, path: tuple[str, ...]) -> Self:
+        """Give this store at another path. Override where more than `_path` depends on it."""
+        view = copy.copy(self)
+        view._path = path
+        view._is_view = True
+        return view
+
+    def _where(self) -> str:
+        """What `repr` shows: the file or URL, with no password."""
+        return ""
+
+    def __repr__(self) -> str:
+        return self._shown(type(self).__name__)
+
+    def _shown(self, name: str) -> str:
+        parts = [name, self._where(), f"namespace={'/'.join(self._path)!r}" if self._path else ""]
+        return f"<{' '.join(filter(None, parts))}>"
+
+
+class BaseStore(_Namespaced, Store):
+    """A `Store` of which a backend writes what is abstract here.
+
+    Every method works on the entries of `self._path`, a tuple of namespace names that is empty for the root.
+    """
+
+    @overload
+    def get(self, key: str) -> bytes | None: ...
+    @overload
+    def get(self, key: str, default: D) -> bytes | D: ...
+    @abstractmethod
+    def get(self, key: str, default: object = None) -> object: ...
+
+    @abstractmethod
+    def set(self, key: str, value: Value, *, ttl: TTL = None) -> None: ...
+
+    @abstractmethod
+    def delete(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None: ...
+
+    @abstractmethod
+    def keys(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[str]: ...
+
+    @abstractmethod
+    def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]: ...
+
+    @abstractmethod
+    def ttl(self, key: str) -> float | None: ...
+
+    @abstractmethod
+    def persist(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def namespaces(self) -> list[str]: ...
+
+    @abstractmethod
+    def cleanup(self, *, limit: int | None = None) -> int: ...
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close what this store has opened. A second call does nothing."""
+
+    # derived, and free to override
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        return {key: value for key in check_keys(keys) if (value := self.get(key)) is not None}
+
+    def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
+        entries = check_items(items)
+        ttl_ms(ttl)
+        self.update_many(entries, lambda _: entries, ttl=ttl)
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        return sum(map(self.delete, check_keys(keys)))
+
+    def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
+        ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
+        return self._changes(key, if_absent(check_value(value)), ttl)
+
+    def compare_and_set(
+        self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
+    ) -> bool:
+        return self._changes(key, if_equal(*check_compared(expected, value)), ttl)
+
+    @overload
+    def pop(self, key: str) -> bytes | None: ...
+    @overload
+    def pop(self, key: str, default: D) -> bytes | D: ...
+    def pop(self, key: str, default: object = None) -> object:
+        taken: list[bytes | None] = []
+        self._apply(key, taken.append)
+        return default if taken[-1] is None else taken[-1]
+
+    def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        total = self._apply(key, plus(check_amount(amount, key), key), ttl=ttl, ttl_if_new=ttl_if_new)
+        return int(total or 0)
+
+    def exists(self, key: str) -> bool:
+        return self.ttl(key) is not None
+
+    def size(self, key: str) -> int | None:
+        value = self.get(key)
+        return None if value is None else len(value)
+
+    def expire(self, key: str, ttl: TTL) -> bool:
+        ttl_ms(ttl)
+        return self._changes(key, if_present, ttl)
+
+    def scan(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        Listing(prefix, match, after, limit)  # at the call, not at the first step
+
+        def entries() -> Iterator[tuple[str, bytes]]:
+            last = after
+            while page := self.keys(prefix, match=match, after=last, limit=PAGE):
+                last = page[-1]
+                yield from self.get_many(page).items()
+
+        return islice(entries(), limit)
+
+    def count(self, prefix: str = "", *, match: str | None = None) -> int:
+        return sum(len(page) for page in self._pages(prefix, match))
+
+    def clear(self, prefix: str = "") -> int:
+        return sum(self.delete_many(page) for page in self._pages(prefix))
+
+    def stats(self) -> Stats:
+        keys = key_bytes = value_bytes = 0
+        for key, value in self.scan():
+            keys += 1
+            key_bytes += len(key.encode())
+            value_bytes += len(value)
+        return Stats(keys, 0, key_bytes, value_bytes, None, type(self).__module__, "")
+
+    def compact(self) -> None:
+        self.exists("-")  # raises where the store is closed; most engines have nothing to give back
+
+    def verify(self) -> list[str]:
+        for _ in self.scan():
+            pass
+        return []
+
+    def _dump(self, after: str | None, limit: int) -> list[Record]:
+        """Give a page of this namespace's entries for `kv.transfer`, sorted, the deadlines with them."""
+        now = wall_ms()
+        records = []
+        for key, value in self.get_many(self.keys(after=after, limit=limit)).items():
+            left = self.ttl(key)
+            if left is not None:
+                records.append(Record(key, value, None if left == math.inf else now + round(left * 1000)))
+        return records
+
+    def _load(self, records: Iterable[Record]) -> None:
+        """Store a page of entries for `kv.transfer`, each with its deadline; those past theirs are left out."""
+        now = wall_ms()
+        by_deadline: dict[int | None, dict[str, bytes]] = {}
+        for key, value, expires_at in records:
+            if expires_at is None or expires_at > now:
+                by_deadline.setdefault(expires_at, {})[key] = value
+        for expires_at, entries in by_deadline.items():
+            self.set_many(entries, ttl=None if expires_at is None else (expires_at - now) / 1000)
+
+    def close(self) -> None:
+        if not self._is_view:
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        """`update` with a function of this package's own, which is short: an optimistic `update` may do better."""
+        return self.update(key, fn, ttl=ttl, ttl_if_new=ttl_if_new)
+
+    def _changes(self, key: str, fn: OwnFn, ttl: TTL | Keep) -> bool:
+        try:
+            self._apply(key, fn, ttl=ttl)
+        except Unchanged:
+            return False
+        return True
+
+    def _pages(self, prefix: str, match: str | None = None) -> Iterator[list[str]]:
+        last = None
+        while page := self.keys(prefix, match=match, after=last, limit=PAGE):
+            yield page
+            last = page[-1]
+
+
+class AsyncBaseStore(_Namespaced, AsyncStore):
+    """`BaseStore` for an engine whose driver is asynchronous."""
+
+    @overload
+    async def get(self, key: str) -> bytes | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> bytes | D: ...
+    @abstractmethod
+    async def get(self, key: str, default: object = None) -> object: ...
+
+    @abstractmethod
+    async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None: ...
+
+    @abstractmethod
+    async def delete(self, key: str) -> bool: ...
+
+    @abstractmethod
+    async def update(
+        self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> bytes | None: ...
+
+    @abstractmethod
+    async def keys(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[str]: ...
+
+    @abstractmethod
+    async def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]: ...
+
+    @abstractmethod
+    async def ttl(self, key: str) -> float | None: ...
+
+    @abstractmethod
+    async def persist(self, key: str) -> bool: ...
+
+    @abstractmethod
+    async def namespaces(self) -> list[str]: ...
+
+    @abstractmethod
+    async def cleanup(self, *, limit: int | None = None) -> int: ...
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Close what this store has opened. A second call does nothing."""
+
+    # derived, and free to override
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        return {key: value for key in check_keys(keys) if (value := await self.get(key)) is not None}
+
+    async def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
+        entries = check_items(items)
+        ttl_ms(ttl)
+        await self.update_many(entries, lambda _: entries, ttl=ttl)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        return sum([await self.delete(key) for key in check_keys(keys)])
+
+    async def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
+        ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
+        return await self._changes(key, if_absent(check_value(value)), ttl)
+
+    async def compare_and_set(
+        self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
+    ) -> bool:
+        return await self._changes(key, if_equal(*check_compared(expected, value)), ttl)
+
+    @overload
+    async def pop(self, key: str) -> bytes | None: ...
+    @overload
+    async def pop(self, key: str, default: D) -> bytes | D: ...
+    async def pop(self, key: str, default: object = None) -> object:
+        taken: list[bytes | None] = []
+        await self._apply(key, taken.append)
+        return default if taken[-1] is None else taken[-1]
+
+    async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        total = await self._apply(key, plus(check_amount(amount, key), key), ttl=ttl, ttl_if_new=ttl_if_new)
+        return int(total or 0)
+
+    async def exists(self, key: str) -> bool:
+        return await self.ttl(key) is not None
+
+    async def size(self, key: str) -> int | None:
+        value = await self.get(key)
+        return None if value is None else len(value)
+
+    async def expire(self, key: str, ttl: TTL) -> bool:
+        ttl_ms(ttl)
+        return await self._changes(key, if_present, ttl)
+
+    def scan(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        Listing(prefix, match, after, limit)  # at the call, not at the first step
+
+        async def entries() -> AsyncIterator[tuple[str, bytes]]:
+            last, left = after, limit
+            while page := await self.keys(prefix, match=match, after=last, limit=PAGE):
+                last = page[-1]
+                for entry in (await self.get_many(page)).items():
+                    if left is not None:
+                        if left == 0:
+                            return
+                        left -= 1
+                    yield entry
+
+        return entries()
+
+    async def count(self, prefix: str = "", *, match: str | None = None) -> int:
+        return sum([len(page) async for page in self._pages(prefix, match)])
+
+    async def clear(self, prefix: str = "") -> int:
+        return sum([await self.delete_many(page) async for page in self._pages(prefix)])
+
+    async def stats(self) -> Stats:
+        keys = key_bytes = value_bytes = 0
+        async for key, value in self.scan():
+            keys += 1
+            key_bytes += len(key.encode())
+            value_bytes += len(value)
+        return Stats(keys, 0, key_bytes, value_bytes, None, type(self).__module__, "")
+
+    async def compact(self) -> None:
+        await self.exists("-")  # raises where the store is closed; most engines have nothing to give back
+
+    async def verify(self) -> list[str]:
+        async for _ in self.scan():
+            pass
+        return []
+
+    async def aclose(self) -> None:
+        if not self._is_view:
+            await self._close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        """`update` with a function of this package's own, which is short: an optimistic `update` may do better."""
+        return await self.update(key, fn, ttl=ttl, ttl_if_new=ttl_if_new)
+
+    async def _changes(self, key: str, fn: OwnFn, ttl: TTL | Keep) -> bool:
+        try:
+            await self._apply(key, fn, ttl=ttl)
+        except Unchanged:
+            return False
+        return True
+
+    async def _pages(self, prefix: str, match: str | None = None) -> AsyncIterator[list[str]]:
+        last = None
+        while page := await self.keys(prefix, match=match, after=last, limit=PAGE):
+            yield page
+            last = page[-1]

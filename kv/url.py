@@ -1,0 +1,129 @@
+"""One URL, one store: `open`, `open_async`, and the registry of schemes.
+
+A backend is a `Backend`: a sync and an async store class, each of which says which options it knows (`url_options`)
+and how to open (`from_url`). Ours are listed here by name and loaded when used; other packages add theirs through the
+entry-point group `kv.backends`, the scheme as the name and a `Backend` as the object.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, cast
+
+from . import options as _options
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .store import AsyncStore, Store
+
+__all__ = ["Backend", "open", "open_async"]
+
+_BUILT_IN: Final = {
+    "memory": "kv.backends.memory:BACKEND",
+    "sqlite": "kv.backends.sqlite:BACKEND",
+}
+_EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute)"
+
+
+class URLStore(Protocol):
+    """What a store class needs so that a URL can open it."""
+
+    url_options: ClassVar[Mapping[str, _options.Check]]
+    """Each option it knows, and the function that checks its value (see `kv.options`)."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Any:
+        """Open a store by its URL, with the options taken off the URL, checked, and given as keywords."""
+
+
+class Backend(NamedTuple):
+    """A backend as the registry knows it: its store class in each colour, None where it has not that colour."""
+
+    store: type[URLStore] | None
+    async_store: type[URLStore] | None
+
+
+def open(url: str | None = None, **options: object) -> Store:
+    """Open a store.
+
+    Args:
+        url: `memory://`, `sqlite:///app.db`, ... None reads the environment variable `KV_URL`.
+        options: what may also stand in the URL's query; a keyword wins over the query.
+
+    Raises:
+        ConfigError: the URL or an option is wrong, or the driver is missing.
+        Unavailable: there is no reaching it.
+        CorruptData: what is there is not a store, or one of a newer version.
+    """
+    text, backend = _find(url)
+    return cast("Store", _opened(text, backend.store, "sync", options))
+
+
+def open_async(url: str | None = None, **options: object) -> AsyncStore:
+    """See `open`. Not awaited: the store connects at its first operation, or at `async with`."""
+    text, backend = _find(url)
+    return cast("AsyncStore", _opened(text, backend.async_store, "async", options))
+
+
+def hide(url: str) -> str:
+    """Give the URL with its passwords hidden, for messages."""
+    url = re.sub(r"(://[^:/?#@]*:)[^?#]*@", r"\1***@", url)
+    return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def schemes() -> list[str]:
+    """Give every scheme that `open` knows, those of other packages too, sorted."""
+    return sorted({*_BUILT_IN, *(point.name for point in _entry_points())})
+
+
+def _entry_points() -> Any:
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    return entry_points(group="kv.backends")
+
+
+def _find(url: str | None) -> tuple[str, Backend]:
+    text = os.environ.get("KV_URL") if url is None else url
+    if not text:
+        raise ConfigError(f"no URL given, and KV_URL is not set; for example {_EXAMPLES}")
+    if not isinstance(text, str):
+        raise ConfigError(f"a store's URL is a str, not {type(text).__name__}; for example {_EXAMPLES}")
+    scheme, colon, _ = text.partition("://")
+    if not colon:
+        raise ConfigError(f"{hide(text)!r} is not a URL of a store; for example {_EXAMPLES}")
+    scheme = scheme.lower()
+    if scheme in _BUILT_IN:
+        module, _, name = _BUILT_IN[scheme].partition(":")
+        from importlib import import_module
+
+        return text, cast("Backend", getattr(import_module(module), name))
+    for point in _entry_points():
+        if point.name == scheme:
+            return text, cast("Backend", point.load())
+    raise _options.unknown("scheme", scheme, schemes())
+
+
+def _opened(text: str, cls: type[URLStore] | None, colour: str, keywords: Mapping[str, object]) -> object:
+    scheme = text.partition("://")[0]
+    if cls is None:
+        raise ConfigError(f"{scheme}:// has no {colour} store")
+    from urllib.parse import parse_qsl, urlencode
+
+    base, _, query = text.partition("?")
+    passed = getattr(cls, "url_parameters", ())
+    given: dict[str, object] = {}
+    rest = []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in passed:
+            rest.append((name, value))
+        elif name == "namespace" and name in given:  # repeated, it nests
+            given[name] = (*cast("tuple[str, ...]", given[name]), value)
+        elif name in given:
+            raise ConfigError(f"option {name!r} stands twice in {hide(text)}")
+        else:
+            given[name] = (value,) if name == "namespace" else value
+    checked = _options.checked({**given, **keywords}, cls.url_options, f"{scheme}://")
+    return cls.from_url(base + ("?" + urlencode(rest) if rest else ""), **checked)

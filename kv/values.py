@@ -1,0 +1,151 @@
+"""Values, and what `update` may make of them: pure functions, the same for every backend and both colours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import IntegerOverflow, InvalidKey, InvalidValue, NotAnInteger
+from .keys import check_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .store import UpdateFn, UpdateManyFn, Value
+
+    OwnFn = Callable[[bytes | None], bytes | None]
+
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+
+_canonical = re.compile(rb"0|-?[1-9][0-9]{0,18}").fullmatch
+
+
+def check_value(value: object) -> bytes:
+    """Give the value as `bytes` of its own, or raise `InvalidValue`."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        raise InvalidValue("value must be bytes, not str; encode it, or store any type through kv.typed(store)")
+    raise InvalidValue(
+        f"value must be bytes, bytearray or memoryview, not {type(value).__name__}; kv.typed(store) takes other types"
+    )
+
+
+def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dict[str, bytes]:
+    """Give the entries as a dict, of a key that comes twice the last, or raise `InvalidKey` or `InvalidValue`."""
+    pairs = items.items() if isinstance(items, Mapping) else items
+    return {check_key(key): check_value(value) for key, value in pairs}
+
+
+def check_compared(expected: Value | None, value: Value | None) -> tuple[bytes | None, bytes | None]:
+    """Give both values of `compare_and_set`, or raise `InvalidValue`."""
+    return None if expected is None else check_value(expected), None if value is None else check_value(value)
+
+
+def to_int(value: bytes, key: str) -> int:
+    """Read a canonical decimal integer within 64 bits, or raise `NotAnInteger`."""
+    if not _canonical(value) or not INT_MIN <= (number := int(value)) <= INT_MAX:
+        raise NotAnInteger(
+            f"the value of {key!r} is not a canonical decimal integer within 64 bits, like b'42' or b'-7'; "
+            "increment() left it as it was"
+        )
+    return number
+
+
+def check_amount(amount: object, key: str) -> int:
+    """Give the amount of an `increment`, or raise `TypeError` or `IntegerOverflow`."""
+    if not isinstance(amount, int) or isinstance(amount, bool):
+        raise TypeError(f"amount must be an int, not {type(amount).__name__}")
+    return check_sum(int(amount), key)
+
+
+def check_sum(number: int, key: str) -> int:
+    """Give the number, or raise `IntegerOverflow` where it leaves 64 bits."""
+    if not INT_MIN <= number <= INT_MAX:
+        raise IntegerOverflow(f"increment({key!r}) would leave the 64 bits of a signed integer; nothing has changed")
+    return number
+
+
+class Unchanged(Exception):
+    """Raised inside `update` to leave the entry as it is."""
+
+
+def if_absent(value: bytes) -> OwnFn:
+    """What `add` does."""
+
+    def fn(current: bytes | None) -> bytes:
+        if current is not None:
+            raise Unchanged
+        return value
+
+    return fn
+
+
+def if_present(current: bytes | None) -> bytes:
+    """What `expire` does: the same value."""
+    if current is None:
+        raise Unchanged
+    return current
+
+
+def if_equal(expected: bytes | None, value: bytes | None) -> OwnFn:
+    """What `compare_and_set` does."""
+
+    def fn(current: bytes | None) -> bytes | None:
+        if current != expected:
+            raise Unchanged
+        return value
+
+    return fn
+
+
+def plus(amount: int, key: str) -> OwnFn:
+    """What `increment` does."""
+
+    def fn(current: bytes | None) -> bytes:
+        return b"%d" % check_sum(amount + (to_int(current, key) if current is not None else 0), key)
+
+    return fn
+
+
+def check_fn(fn: object) -> None:
+    """Raise `TypeError` where `fn` is not a plain function; a coroutine is found before it is made."""
+    if not callable(fn):
+        raise TypeError(f"update() takes a function of the value, not {type(fn).__name__}")
+    target: Any = fn
+    while hasattr(target, "func"):  # functools.partial
+        target = target.func
+    for candidate in (target, vars(type(target)).get("__call__")):
+        if getattr(getattr(candidate, "__code__", None), "co_flags", 0) & 0x280:  # inspect's CO_COROUTINE, async gen
+            raise TypeError("update() takes a plain function, not a coroutine function; do the awaiting before it")
+
+
+def call(fn: Callable[[Any], Any], argument: object) -> Any:
+    """Call a user's function, and refuse a coroutine that it made after all."""
+    result = fn(argument)
+    if isinstance(result, CoroutineType):
+        result.close()
+        raise TypeError("the function given to update() returned a coroutine; it must return the value itself")
+    return result
+
+
+def updated(fn: UpdateFn, current: bytes | None) -> bytes | None:
+    """Run the function of `update` on the value."""
+    result = call(fn, current)
+    return None if result is None else check_value(result)
+
+
+def updated_many(fn: UpdateManyFn, found: dict[str, bytes], keys: Iterable[str]) -> dict[str, bytes]:
+    """Run the function of `update_many` on the values that were found under the keys."""
+    result = call(fn, dict(found))
+    if not isinstance(result, Mapping):
+        raise InvalidValue(f"the function given to update_many() must return a dict, not {type(result).__name__}")
+    answer = check_items(result)
+    for key in answer.keys() - set(keys):
+        raise InvalidKey(f"the function given to update_many() returned the key {key!r}, which was not asked for")
+    return answer
