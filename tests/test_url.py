@@ -82,7 +82,11 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         ("sqlite://app.db", {}, "three slashes, sqlite:///app.db"),
         ("memory://here", {}, "neither"),
         ("memory://?max_entires=5", {}, "unknown option of memory:// 'max_entires'. Did you mean 'max_entries'?"),
-        ("memory://", {"table": "x"}, "unknown option of memory:// 'table'. Known: cleanup_interval, max_entries, name"),
+        (
+            "memory://",
+            {"table": "x"},
+            "unknown option of memory:// 'table'. Known: cleanup_interval, max_entries, name",
+        ),
         ("memory://?max_entries=many", {}, "option max_entries='many' for memory://: expected a positive whole number"),
         ("memory://?max_entries=-1", {}, "positive whole number"),
         ("memory://?cleanup_interval=-1", {}, "positive number of seconds"),
@@ -165,5 +169,7 @@ def test_importing_kv_loads_no_driver_and_nothing_outside_the_standard_library()
         "import sys; before = set(sys.modules); import kv; new = {m.partition('.')[0] for m in set(sys.modules) - before};"
         "print(sorted(new - set(sys.stdlib_module_names) - {'kv'}), 'sqlite3' in sys.modules, 'asyncio' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=Path(kv.__file__).parents[1])
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=Path(kv.__file__).parents[1]
+    )
     assert out.stdout.strip() == "[] False False"

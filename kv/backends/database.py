@@ -62,6 +62,8 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
 _EVERY = "SELECT id, namespace, key, typeof(expires_at), typeof(value), value FROM kv_entries ORDER BY id"
+_FORK_WAIT = 5.0
+"""So many seconds a fork waits for other threads to leave SQLite; longer ones are left where they are."""
 _TRANSACTION = ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
 _SAVEPOINT = ("SAVEPOINT kv", "RELEASE kv", "ROLLBACK TO kv")
 
@@ -86,16 +88,23 @@ class Database:
         self.lock_timeout = lock_timeout
         self.cleanup_interval = cleanup_interval
         self.max_value = 0
+        self.cleaner: Cleaner | None = None
+        self.connecting = threading.Lock()  # held while a reader connects, which a fork must not cut in two
+        self.closed = False
+        self.resting: list[sqlite3.Connection] = []  # during a fork
+        self.held = False  # the lock, during a fork
+        self._begin()
+        concerns(self)
+
+    def _begin(self) -> None:
         # Protects the writer, and in memory, where there is no other connection, the readers too. Reentrant: `fn` of an
         # update may call the store, and a batch calls many methods.
         self.lock = threading.RLock()
         self.writer: sqlite3.Connection | None = None
+        self.writing: list[sqlite3.Connection] = []  # the writer, for the finalizer
         self.idle: deque[sqlite3.Connection] = deque()
-        self.every: list[sqlite3.Connection] = []
-        self.closed = False
-        self.cleaner: Cleaner | None = None
-        concerns(self)
-        weakref.finalize(self, _close_every, self.every)
+        self.every: list[sqlite3.Connection] = []  # also those that a reader has at the moment
+        weakref.finalize(self, _close_unused, self.lock, self.idle, self.writing)
 
     # opening
 
@@ -133,6 +142,7 @@ class Database:
                             raise self.error(e) from e
                         raise
                     self.writer = writer
+                    self.writing.append(writer)
                     if self.cleanup_interval is not None:
                         self.cleaner = Cleaner(self, self.cleanup_interval)
         return self.writer
@@ -214,7 +224,8 @@ class Database:
             connection = self.idle.pop()
         except IndexError:
             self.open()
-            connection = self.connect()
+            with self.connecting:
+                connection = self.connect()
         try:
             return self._take(connection, sql, parameters, take)
         finally:
@@ -255,20 +266,22 @@ class Database:
         finally:
             lock.release()
 
-    def read(self, sql: str, parameters: tuple[object, ...]) -> list[Any]:
+    def read(self, writer: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[Any]:
         """Run a query inside a transaction."""
-        return self._take(self.open(), sql, parameters, rows)
+        self._check_mine(writer)
+        return self._take(writer, sql, parameters, rows)
 
-    def write_many(self, sql: str, rows: Iterable[tuple[object, ...]]) -> int:
+    def write_many(self, writer: sqlite3.Connection, sql: str, rows: Iterable[tuple[object, ...]]) -> None:
         """Run one statement for each row, inside a transaction."""
+        self._check_mine(writer)
         try:
-            return self.open().executemany(sql, rows).rowcount
+            writer.executemany(sql, rows)
         except sqlite3.Error as e:
             raise self.error(e) from e
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written inside, or nothing; inside another one, all of this part."""
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside, or nothing; inside another one, all of this part. Gives what writes."""
         lock = self._lock()
         try:
             writer = self.open()
@@ -276,7 +289,7 @@ class Database:
             begin, end, undo = _SAVEPOINT if inner else _TRANSACTION
             try:
                 self._control(writer, begin)
-                yield
+                yield writer
                 self._control(writer, end, writing=not inner)
             except BaseException:
                 if writer.in_transaction and writer is self.writer:  # not where SQLite rolled back, nor after a fork
@@ -288,9 +301,12 @@ class Database:
         finally:
             lock.release()
 
-    def _control(self, writer: sqlite3.Connection, sql: str, *, writing: bool = False) -> None:
+    def _check_mine(self, writer: sqlite3.Connection) -> None:
         if writer is not self.writer:
             raise BackendError(f"{self.name}: the process was forked inside an update, or the store was closed there")
+
+    def _control(self, writer: sqlite3.Connection, sql: str, *, writing: bool = False) -> None:
+        self._check_mine(writer)
         try:
             writer.execute(sql)
         except sqlite3.Error as e:
@@ -326,8 +342,8 @@ class Database:
     def compact(self) -> None:
         lock = self._lock()
         try:
-            self.read("VACUUM", ())
-            self.read("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            self._take(self.open(), "VACUUM", (), rows)
+            self._take(self.open(), "PRAGMA wal_checkpoint(TRUNCATE)", (), rows)
         finally:
             lock.release()
 
@@ -388,6 +404,7 @@ class Database:
             self.closed = True
             cleaner, self.cleaner = self.cleaner, None
             writer, self.writer = self.writer, None
+            self.writing.clear()
             if writer is not None:
                 self.every.remove(writer)
                 writer.close()
@@ -405,19 +422,28 @@ class Database:
             connection.close()
 
     def before_fork(self) -> None:
-        if self.path is None:
-            self.lock.acquire()
+        # The child has SQLite's own locks as they are at the fork: so no other thread may be inside SQLite then.
+        end = time.monotonic() + _FORK_WAIT
+        self.connecting.acquire()
+        self.held = self.lock.acquire(timeout=_FORK_WAIT)
+        while self.held and len(self.every) > len(self.writing) + len(self.resting) and time.monotonic() < end:
+            try:
+                self.resting.append(self.idle.pop())
+            except IndexError:
+                time.sleep(0.001)
 
     def after_fork(self, *, child: bool) -> None:
-        if self.path is None:
-            self.lock.release()  # a copy of memory is a store of its own
-        elif child:
+        self.idle.extend(self.resting)
+        self.resting.clear()
+        self.connecting.release()
+        if self.held:
+            self.lock.release()
+        if child and self.path is not None:  # a copy of memory is a store of its own
             # SQLite forbids to use a connection in a child, and even to close it there: they are leaked on purpose.
             _leak(self.every)
-            self.every.clear()
             self.idle.clear()
-            self.writer = None
-            self.lock = threading.RLock()
+            self.writing.clear()
+            self._begin()
         if child:
             self.cleaner = None
 
@@ -426,7 +452,7 @@ class Database:
     def error(self, error: sqlite3.Error, *, writing: bool = False) -> KVError:
         """Give our error for one of SQLite's."""
         code = _code(error)
-        if isinstance(error, sqlite3.ProgrammingError) and self.closed:
+        if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
             return StoreClosed(f"the store {self.name} is closed; open a new one")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Conflict(
@@ -460,11 +486,14 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _close_every(connections: list[sqlite3.Connection]) -> None:
-    """Close the connections of a store that nobody closed."""
-    for connection in connections:
-        with suppress(sqlite3.Error):
-            connection.close()
+def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], writing: list[sqlite3.Connection]) -> None:
+    """Close what nobody closed, when the store is garbage or the interpreter ends."""
+    while idle:
+        idle.pop().close()
+    # At the end of the interpreter a thread may still be writing, and to close its connection would crash.
+    if writing and lock.acquire(blocking=False):
+        writing.pop().close()
+        lock.release()
 
 
 def _leak(connections: list[sqlite3.Connection]) -> None:

@@ -242,9 +242,9 @@ class SQLiteStore(BaseStore):
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
         ms = ttl_ms(ttl)
-        with self._db.transaction():
+        with self._db.transaction() as writer:
             expires_at = _until(ms)
-            self._db.write_many(_PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
+            self._db.write_many(writer, _PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
 
     def delete(self, key: str) -> bool:
         return self._db.write(_DELETE, (self._ns, check_key(key), wall_ms())) == 1
@@ -287,11 +287,11 @@ class SQLiteStore(BaseStore):
         fn: Callable[[dict[str, bytes]], dict[str, bytes]],
         ms: tuple[int | Keep | None, int | None],
     ) -> dict[str, bytes]:
-        with self._db.transaction():
+        with self._db.transaction() as writer:
             if len(keys) == 1:
-                rows = [(keys[0], *row) for row in self._db.read(_GET, (self._ns, keys[0]))]
+                rows = [(keys[0], *row) for row in self._db.read(writer, _GET, (self._ns, keys[0]))]
             else:
-                rows = self._db.read(_MANY, (json.dumps(keys), self._ns))
+                rows = self._db.read(writer, _MANY, (json.dumps(keys), self._ns))
             while True:
                 there = {key: (value, until) for key, value, until in rows if not _past(until)}
                 answer = fn({key: value for key, (value, _) in there.items()})
@@ -301,9 +301,9 @@ class SQLiteStore(BaseStore):
             for key, value in answer.items():
                 age = ms[0] if key in there else ms[1]
                 changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else _until(age)))
-            self._db.write_many(_PUT, changed)
+            self._db.write_many(writer, _PUT, changed)
             if gone := [key for key in there if key not in answer]:
-                self._db.write(_DELETE_MANY, (self._ns, json.dumps(gone), wall_ms()))
+                self._db.write_many(writer, _DELETE_MANY, [(self._ns, json.dumps(gone), wall_ms())])
         return answer
 
     def cleanup(self, *, limit: int | None = None) -> int:
@@ -338,8 +338,8 @@ class SQLiteStore(BaseStore):
             for key, value, expires_at in records
             if expires_at is None or now < expires_at
         ]
-        with self._db.transaction():
-            self._db.write_many(_PUT, rows)
+        with self._db.transaction() as writer:
+            self._db.write_many(writer, _PUT, rows)
 
 
 def _until(ms: int | None) -> int | None:

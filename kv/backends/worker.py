@@ -118,7 +118,8 @@ def _work(queue: SimpleQueue[Call | None], runner: Runner) -> None:
         except Empty:
             pass
         calls = [call for call in batch if call is not None]
-        runner(calls)
+        if calls:
+            runner(calls)
         for loop in {call.loop for call in calls}:
             mine = [call for call in calls if call.loop is loop]
             with suppress(RuntimeError):  # the loop is closed, and nobody waits
