@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -17,6 +18,7 @@ from .expiry import KEEP_TTL, ttl_ms, wall_ms
 from .keys import Listing, check_keys, check_path
 from .store import AsyncStore, Record, Stats, Store
 from .values import (
+    Look,
     Unchanged,
     check_amount,
     check_compared,
@@ -128,7 +130,10 @@ class BaseStore(_Namespaced, Store):
     # derived, and free to override
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return {key: value for key in check_keys(keys) if (value := self.get(key)) is not None}
+        asked, look = check_keys(keys), Look()
+        with suppress(Unchanged):  # all at one instant, so that no half of a `set_many` is seen
+            self.update_many(asked, look)
+        return {key: look.found[key] for key in asked if key in look.found}
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
@@ -136,6 +141,7 @@ class BaseStore(_Namespaced, Store):
         self.update_many(entries, lambda _: entries, ttl=ttl)
 
     def delete_many(self, keys: Iterable[str]) -> int:
+        self._check_open()
         return sum(map(self.delete, check_keys(keys)))
 
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
@@ -199,7 +205,7 @@ class BaseStore(_Namespaced, Store):
         return Stats(keys, 0, key_bytes, value_bytes, None, type(self).__module__, "")
 
     def compact(self) -> None:
-        self.exists("-")  # raises where the store is closed; most engines have nothing to give back
+        self._check_open()  # most engines have nothing to give back
 
     def verify(self) -> list[str]:
         for _ in self.scan():
@@ -248,6 +254,9 @@ class BaseStore(_Namespaced, Store):
         except Unchanged:
             return False
         return True
+
+    def _check_open(self) -> None:
+        self.exists("-")  # any operation says it where the store is closed
 
     def _pages(self, prefix: str, match: str | None = None) -> Iterator[list[str]]:
         last = None
@@ -306,7 +315,10 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
     # derived, and free to override
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return {key: value for key in check_keys(keys) if (value := await self.get(key)) is not None}
+        asked, look = check_keys(keys), Look()
+        with suppress(Unchanged):  # all at one instant, so that no half of a `set_many` is seen
+            await self.update_many(asked, look)
+        return {key: look.found[key] for key in asked if key in look.found}
 
     async def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
@@ -314,6 +326,7 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         await self.update_many(entries, lambda _: entries, ttl=ttl)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
+        await self._check_open()
         return sum([await self.delete(key) for key in check_keys(keys)])
 
     async def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
@@ -382,7 +395,7 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         return Stats(keys, 0, key_bytes, value_bytes, None, type(self).__module__, "")
 
     async def compact(self) -> None:
-        await self.exists("-")  # raises where the store is closed; most engines have nothing to give back
+        await self._check_open()  # most engines have nothing to give back
 
     async def verify(self) -> list[str]:
         async for _ in self.scan():
@@ -411,6 +424,9 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         except Unchanged:
             return False
         return True
+
+    async def _check_open(self) -> None:
+        await self.exists("-")  # any operation says it where the store is closed
 
     async def _pages(self, prefix: str, match: str | None = None) -> AsyncIterator[list[str]]:
         last = None

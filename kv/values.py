@@ -113,6 +113,17 @@ def plus(amount: int, key: str) -> OwnFn:
     return fn
 
 
+class Look:
+    """What `get_many` gives `update_many`: it takes what is found, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, bytes] = {}
+
+    def __call__(self, found: dict[str, bytes]) -> dict[str, bytes]:
+        self.found = found
+        raise Unchanged
+
+
 def check_fn(fn: object) -> None:
     """Raise `TypeError` where `fn` is not a plain function; a coroutine is found before it is made."""
     if not callable(fn):
@@ -138,6 +149,16 @@ def updated(fn: UpdateFn, current: bytes | None) -> bytes | None:
     """Run the function of `update` on the value."""
     result = call(fn, current)
     return None if result is None else check_value(result)
+
+
+def of_one(fn: UpdateFn, key: str) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+    """Give the function of `update` as one of `update_many`."""
+
+    def one(found: dict[str, bytes]) -> dict[str, bytes]:
+        new = updated(fn, found.get(key))
+        return {} if new is None else {key: new}
+
+    return one
 
 
 def updated_many(fn: UpdateManyFn, found: dict[str, bytes], keys: Iterable[str]) -> dict[str, bytes]:

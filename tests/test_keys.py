@@ -150,7 +150,9 @@ def test_the_head_is_the_literal_beginning(pattern: str, head: str) -> None:
     assert Glob(pattern).head == head
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 1_000 + "b", "*a*" + "a?" * 900 + "b", "*" * 5_000 + "b", "[a-z]*" * 400 + "0"])
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 1_000 + "b", "*a*" + "a?" * 900 + "b", "*" * 5_000 + "b", "[a-z]*" * 400 + "0"]
+)
 def test_no_pattern_takes_for_ever(pattern: str) -> None:
     # a pattern that backtracks would need longer than the universe; no bound is asserted, ending is the proof
     assert not Glob(pattern).matches("a" * 2_048)
@@ -190,4 +192,3 @@ def test_a_pattern_that_no_key_can_match_asks_nobody() -> None:
     assert Listing(match="a\x00*").empty
     assert Listing(prefix="a", match="b*").empty
     assert not Listing(match="[\x00-z]*").empty
-

@@ -668,6 +668,8 @@ def test_a_second_event_loop_and_loops_in_threads(path: Path) -> None:
 
 
 def test_closing_ends_the_threads_and_does_what_was_asked_before(path: Path) -> None:
+    before = set(threading.enumerate())
+
     async def main() -> None:
         store = kv.AsyncSQLiteStore(path)
         writes = [asyncio.create_task(store.increment("n")) for _ in range(100)]
@@ -679,10 +681,9 @@ def test_closing_ends_the_threads_and_does_what_was_asked_before(path: Path) -> 
         for call in (store.get("k"), store.set("k", b""), store.stats()):
             with pytest.raises(kv.StoreClosed):
                 await call
-        for thread in threading.enumerate():
-            if thread.name.startswith("kv-"):
-                thread.join(60)
-        assert not any(t.name.startswith("kv-") for t in threading.enumerate())
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60)
+            assert not thread.is_alive()
 
     asyncio.run(main())
 

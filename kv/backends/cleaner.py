@@ -15,6 +15,7 @@ class Cleans(Protocol):
 
     def cleanup(self) -> int:
         """Remove them."""
+        ...
 
 
 class Cleaner:

@@ -19,7 +19,7 @@ from kv.values import (
     check_fn,
     check_items,
     check_value,
-    updated,
+    of_one,
     updated_many,
 )
 
@@ -123,6 +123,7 @@ class MemoryStore(BaseStore):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         asked = check_keys(keys)
+        self._memory.check_open()
         with self._memory.lock:  # between the steps of a set_many there is nothing to see
             entries = [self._lookup(key) for key in asked]
         return {
@@ -151,7 +152,6 @@ class MemoryStore(BaseStore):
 
     def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
         """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
-        self._memory.check_open()
         while not listing.empty:
             with self._memory.lock:
                 page = self._table.sorted.between(listing.start, listing.stop, PAGE)
@@ -170,6 +170,7 @@ class MemoryStore(BaseStore):
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
+        self._memory.check_open()
         return listing.pick(key for key, *_ in self._walk(listing))
 
     def scan(
@@ -180,11 +181,11 @@ class MemoryStore(BaseStore):
         return listing.pick_entries((key, value) for key, value, _ in self._walk(listing))
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
+        listing = Listing(prefix, match)
+        self._memory.check_open()
         if prefix == "" and match is None:
-            self._memory.check_open()
             now = clock()
             return sum(type(entry) is bytes or entry[0] > now for entry in [*self._table.entries.values()])
-        listing = Listing(prefix, match)
         return sum(listing.matches is None or listing.matches(key) for key, *_ in self._walk(listing))
 
     def namespaces(self) -> list[str]:
@@ -216,8 +217,11 @@ class MemoryStore(BaseStore):
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
         value = check_value(value)
         entry = value if ttl is None else until(ttl_ms(ttl), value)
-        key = check_key(key)
         with self._memory.lock:
+            if ttl is None and type(key) is str and key in self._table.entries and not self._ranked:
+                self._table.entries[key] = value  # a key that is stored is valid, and the store is open
+                return
+            key = check_key(key)
             self._memory.put(self._table, key, entry)
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
@@ -267,12 +271,7 @@ class MemoryStore(BaseStore):
     def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
         key = check_key(key)
         check_fn(fn)
-
-        def one(found: dict[str, bytes]) -> dict[str, bytes]:
-            new = updated(fn, found.get(key))
-            return {} if new is None else {key: new}
-
-        return self._update([key], one, update_ttl_ms(ttl, ttl_if_new)).get(key)
+        return self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new)).get(key)
 
     def update_many(
         self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
@@ -345,6 +344,7 @@ class MemoryStore(BaseStore):
     # travelling, see kv.transfer
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
+        self._memory.check_open()
         return [
             Record(key, value, None if deadline is None else -(-(deadline + UNIX) // 1_000_000))
             for key, value, deadline in islice(self._walk(Listing(after=after)), limit)

@@ -21,7 +21,7 @@ from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, pref
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
 from kv.url import Backend
-from kv.values import check_fn, check_items, check_value, updated, updated_many
+from kv.values import check_fn, check_items, check_value, of_one, updated_many
 
 from .database import DDL, Database, first, rows
 from .worker import Worker
@@ -267,12 +267,7 @@ class SQLiteStore(BaseStore):
     def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
         key = check_key(key)
         check_fn(fn)
-
-        def one(found: dict[str, bytes]) -> dict[str, bytes]:
-            new = updated(fn, found.get(key))
-            return {} if new is None else {key: new}
-
-        return self._update([key], one, update_ttl_ms(ttl, ttl_if_new)).get(key)
+        return self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new)).get(key)
 
     def update_many(
         self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None

@@ -100,8 +100,7 @@ class Memory:
         """Store one entry. Under the lock."""
         self.prepare(table, key, entry)
         table.entries[key] = entry
-        if self.recent is not None:
-            self.evict()
+        self.trim()
 
     def write(self, table: Table, changes: dict[str, Entry]) -> None:
         """Store all the entries in one step; `GONE` deletes. Under the lock."""
@@ -112,8 +111,7 @@ class Memory:
         table.entries.update(changes)
         for key in gone:
             self.remove(table, key)
-        if self.recent is not None:
-            self.evict()
+        self.trim()
 
     def prepare(self, table: Table, key: str, entry: Entry) -> None:
         # An interrupt may come between any two lines: so what only says where to look is written before the entry.
@@ -129,18 +127,7 @@ class Memory:
             self.remember(entry[0], table.path, key)
 
     def remember(self, deadline: int, path: Path, key: str) -> None:
-        heap = self.heap
-        heappush(heap, (deadline, path, key))
-        if len(heap) > self.heap_bound:  # most are of entries that are gone or have another deadline by now
-            heap[:] = [
-                (entry[0], table.path, key)
-                for table in self.filled
-                for key, entry in table.entries.items()
-                if type(entry) is tuple
-            ]
-            heappush(heap, (deadline, path, key))
-            heapify(heap)
-            self.heap_bound = len(heap) + sum(len(table.entries) for table in self.filled) + 1_000
+        heappush(self.heap, (deadline, path, key))
         if self.cleaner is None and self.cleanup_interval is not None:
             self.cleaner = Cleaner(self, self.cleanup_interval)
 
@@ -152,13 +139,23 @@ class Memory:
         if self.recent is not None:
             self.recent.pop((table.path, key), None)
 
-    def evict(self) -> None:
-        """Make room: what has expired goes first, then what was used longest ago."""
-        assert self.recent is not None
-        if len(self.recent) > self.max_entries:
-            self.cleanup()
-        while len(self.recent) > self.max_entries:
-            (path, key), _ = self.recent.popitem(last=False)
+    def trim(self) -> None:
+        """Keep the bounds, when what was written stands in the tables."""
+        if len(self.heap) > self.heap_bound:  # most are of entries that are gone or have another deadline by now
+            self.heap[:] = [
+                (entry[0], table.path, key)
+                for table in self.filled
+                for key, entry in table.entries.items()
+                if isinstance(entry, tuple)
+            ]
+            heapify(self.heap)
+            self.heap_bound = len(self.heap) + sum(len(table.entries) for table in self.filled) + 1_000
+        recent = self.recent
+        if recent is None or len(recent) <= self.max_entries:
+            return
+        self.cleanup()  # what has expired goes first, then what was used longest ago
+        while len(recent) > self.max_entries:
+            (path, key), _ = recent.popitem(last=False)
             if table := self.tables.get(path):
                 self.remove(table, key)
 

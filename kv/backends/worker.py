@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_here = threading.local()
+"""Whether this thread is a worker's."""
 _LONGEST = 1_000
 """So many calls make a batch at most, so that the first is not kept waiting for the last."""
 
@@ -81,6 +83,8 @@ class Worker:
 
     async def __call__(self, run: Callable[[], T]) -> T:
         """Run it in the thread. Cancelled before its batch begins, it does not run at all."""
+        if hasattr(_here, "working"):  # a function that a worker runs calls the store: to wait would be for ever
+            return run()
         call = Call(run)
         with self._lock:
             stopped = self._stopped
@@ -110,6 +114,7 @@ class Worker:
 
 
 def _work(queue: SimpleQueue[Call | None], runner: Runner) -> None:
+    _here.working = True
     while True:
         batch = [queue.get()]
         try:
@@ -120,13 +125,17 @@ def _work(queue: SimpleQueue[Call | None], runner: Runner) -> None:
         calls = [call for call in batch if call is not None]
         if calls:
             runner(calls)
-        for loop in {call.loop for call in calls}:
-            mine = [call for call in calls if call.loop is loop]
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits
-                loop.call_soon_threadsafe(_settle, mine)
+            _deliver(calls)
         if len(calls) < len(batch):
             return
-        del batch, calls, loop, mine  # hold nothing while waiting
+        del batch, calls  # hold nothing while waiting
+
+
+def _deliver(calls: list[Call]) -> None:
+    """Tell each event loop, once."""
+    for loop in {call.loop for call in calls}:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(_settle, [call for call in calls if call.loop is loop])
 
 
 def _settle(calls: list[Call]) -> None:
