@@ -74,14 +74,15 @@ _stores = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _stores:
-        raise AttributeError(f"module 'kv' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type-checker sees the imports above, and a wrong name
 
-    store: object = getattr(import_module(_stores[name]), name)
-    globals()[name] = store
-    return store
+    def __getattr__(name: str) -> object:
+        if name not in _stores:
+            raise AttributeError(f"module 'kv' has no attribute {name!r}")
+        from importlib import import_module
+
+        store = globals()[name] = getattr(import_module(_stores[name]), name)
+        return store
 
 
 def __dir__() -> list[str]:

@@ -58,6 +58,7 @@ class _Namespaced:
         self._path = check_path(names)
 
     def namespace(self, name: str) -> Self:
+        """See `Store.namespace`."""
         return self._view(check_path((*self._path, name)))
 
     def _view(self, path: tuple[str, ...]) -> Self:

@@ -77,6 +77,7 @@ class MemoryStore(BaseStore):
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
+        """Open by a URL, with the options taken off it; see `kv.open`."""
         _check_url(url)
         return cls(**opts)
 
@@ -380,6 +381,7 @@ class AsyncMemoryStore(AsyncFromSync):
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
+        """Open by a URL, with the options taken off it; see `kv.open`."""
         _check_url(url)
         return cls(**opts)
 

@@ -125,6 +125,7 @@ class SQLiteStore(BaseStore):
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
+        """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
 
     def _open(self) -> None:
@@ -396,6 +397,7 @@ class AsyncSQLiteStore(AsyncFromSync):
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
+        """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
 
     async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,0 +1,36 @@
+# Needs python3 (3.11 or newer) and make. Everything is installed into $(VENV), and nothing outside it is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint lowest bench clean
+
+demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a store does
+	$(BIN)/kv demo sqlite:///demo.db
+
+test: $(VENV)/dev  ## install and run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+lowest: $(VENV)/dev  ## the tests of the command line on the lowest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet $$(sed -n '/^cli = /,/^]/s/.*"\([a-z]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
+	$(BIN)/python -m pytest -k "cli or demo or transfer"
+
+bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo.db demo.db-wal demo.db-shm
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anykv needs Python 3.11 or newer, and this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/cli $(VENV)/dev: $(VENV)/%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
