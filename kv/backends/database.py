@@ -60,6 +60,10 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+_HEADER = (
+    "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
+    "(SELECT count(*) FROM sqlite_master)"
+)
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
 _EVERY = "SELECT id, namespace, key, typeof(expires_at), typeof(value), value FROM kv_entries ORDER BY id"
 _FORK_WAIT = 5.0
@@ -173,10 +177,10 @@ class Database:
 
     def _check_version(self, connection: sqlite3.Connection) -> bool:
         """Give whether there is a schema of ours; raise where there is another."""
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        # one statement, and so of one moment: another process may be making the schema
+        application, version, tables = connection.execute(_HEADER).fetchone()
         if application != APPLICATION_ID:
-            if application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            if application or version or tables:
                 raise CorruptData(f"{self.name} is a SQLite database of something else; it was left untouched")
             return False
         if version != SCHEMA_VERSION:
