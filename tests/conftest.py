@@ -1,0 +1,45 @@
+"""What several test files start from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kv
+from kv import transfer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of this test's own, no KV_URL, and a working directory to make files in. Gives the folder."""
+    monkeypatch.delenv("KV_URL", raising=False)
+    folder = tmp_path / "home"
+    for name in ("HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 100,000 entries, to read."""
+    path = tmp_path_factory.mktemp("big") / "big.db"
+    with kv.open(f"sqlite:///{path}?durability=normal") as store:
+        for begin in range(0, 100_000, 20_000):
+            store.set_many(
+                (f"key:{n:07}", b"value of %d, and some more of it" % n) for n in range(begin, begin + 20_000)
+            )
+    return path
+
+
+@pytest.fixture(scope="session")
+def big_export(big: Path) -> Path:
+    """An export of it."""
+    path = big.parent / "big.jsonl"
+    with kv.open(f"sqlite:///{big}") as store:
+        transfer.export_file(store, path)
+    return path

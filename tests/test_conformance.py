@@ -1,0 +1,50 @@
+"""The contract, over every store of ours and over the smallest that somebody else could write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tiny import AsyncTinyStore, TinyStore
+
+import kv
+from kv.testing import Conformance, ProcessConformance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+STORES: dict[str, Callable[[Path, str], Any]] = {
+    "memory": lambda _, __: kv.MemoryStore(),
+    "async memory": lambda _, __: kv.open_async("memory://"),
+    "sqlite": lambda path, durability: kv.SQLiteStore(path / "kv.db", durability=durability),
+    "async sqlite": lambda path, durability: kv.open_async(f"sqlite:///{path}/kv.db?durability={durability}"),
+    "sqlite in memory": lambda _, __: kv.open("sqlite://"),
+    "async sqlite in memory": lambda _, __: kv.open_async("sqlite://"),
+    "tiny": lambda _, __: TinyStore(),
+    "async tiny": lambda _, __: AsyncTinyStore(),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    # a view writes through the same calls, and needs no disk to sync in each of thousands of commits
+    return STORES[request.param](tmp_path, "normal" if request.cls.view else "full")
+
+
+class TestStore(Conformance):
+    pass
+
+
+class TestNamespace(Conformance):
+    view = ("tenant 1",)
+
+
+class TestNestedNamespace(Conformance):
+    view = ("a", "b:c")
+
+
+class TestSQLiteProcesses(ProcessConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/kv.db"

@@ -1,0 +1,707 @@
+"""Export, import and copy: what travels, what is refused, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import threading
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import TinyStore
+
+import kv
+from kv import transfer
+from kv.expiry import wall_ms
+from kv.lines import Reader, Writer
+from kv.store import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    Contents = dict[tuple[str, ...], dict[str, tuple[bytes, int | None]]]
+
+LATER = 4_102_444_800_000
+"""2100-01-01, in milliseconds."""
+
+KEYS = [
+    "a",
+    "a b",
+    "a:b",
+    "a%",
+    "a_",
+    "A",
+    "é",
+    "日本",
+    "\U0001f600",
+    "\\",
+    '"',
+    "\u2028",
+    "\ue000",
+    "\U0010ffff",
+    "x" * 2048,
+]
+VALUES = [
+    b"",
+    b"text",
+    b"\xff\x00\xfe",
+    'é\n\t"\\\u2028\U0001f600'.encode(),
+    b"\x00",
+    b"\xed\xa0\x80",
+    bytes(range(256)),
+]
+TREE: Contents = {
+    (): {key: (VALUES[i % len(VALUES)], None) for i, key in enumerate(KEYS)},
+    ("a",): {"k": (b"1", LATER), "l": (b"\xff", LATER + 1)},
+    ("a", "b"): {"k": (b"2", None)},
+    ("a b",): {"k": (b"3", None)},
+    ("a:b", "empty above"): {"k": (b"4", None)},
+    ("日本",): {"k": (b"5", LATER)},
+}
+SMALL: Contents = {
+    (): {"greeting": (b"hello", None), "logo": (b"\x89PNG", LATER)},
+    ("tenant1", "cache"): {"a": ("é\n".encode(), None)},
+}
+SMALL_TEXT = b"""\
+{"format":"anykv","version":1}
+{"key":"greeting","value":"hello"}
+{"key":"logo","base64":"iVBORw==","expires_at":4102444800000}
+{"namespace":["tenant1","cache"],"key":"a","value":"\xc3\xa9\\n"}
+"""
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], kv.Store]]:
+    """Makes empty stores of one backend."""
+    made: list[kv.Store] = []
+
+    def one() -> kv.Store:
+        path = tmp_path / f"{len(made)}.db"
+        made.append(kv.open("memory://" if request.param == "memory" else f"sqlite:///{path}"))
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[kv.Store]:
+    with kv.open("memory://") as store:
+        yield store
+
+
+def at(store: kv.Store, path: Iterable[str]) -> Any:
+    for name in path:
+        store = store.namespace(name)
+    return store
+
+
+def fill(store: kv.Store, tree: Contents) -> kv.Store:
+    for path, entries in tree.items():
+        at(store, path)._load([Record(key, value, until) for key, (value, until) in entries.items()])
+    return store
+
+
+def contents(store: kv.Store, path: tuple[str, ...] = ()) -> Contents:
+    here = at(store, path)
+    found = {key: (value, until) for key, value, until in here._dump(None, 10_000)}
+    tree: Contents = {path: found} if found else {}
+    for name in here.namespaces():
+        tree |= contents(store, (*path, name))
+    return tree
+
+
+def exported(store: kv.Store) -> bytes:
+    out = io.BytesIO()
+    transfer.export(store, out)
+    return out.getvalue()
+
+
+def signed(*lines: str | bytes | Mapping[str, Any], entries: object = None) -> bytes:
+    """An export of these lines, with the right first and last line."""
+    data = b'{"format":"anykv","version":1}\n'
+    for line in lines:
+        text = json.dumps(line) if not isinstance(line, str | bytes) else line
+        data += (text.encode() if isinstance(text, str) else text) + b"\n"
+    count = len(lines) if entries is None else entries
+    return (
+        data + json.dumps({"end": True, "entries": count, "sha256": hashlib.sha256(data).hexdigest()}).encode() + b"\n"
+    )
+
+
+def load(store: kv.Store, data: bytes, **options: Any) -> transfer.Moved:
+    return transfer.import_file(store, io.BytesIO(data), **options)
+
+
+# the format
+
+
+def test_the_format_is_as_documented(memory: kv.Store) -> None:
+    data = exported(fill(memory, SMALL))
+    last = f'{{"end":true,"entries":3,"sha256":"{hashlib.sha256(SMALL_TEXT).hexdigest()}"}}\n'
+    assert data == SMALL_TEXT + last.encode()
+
+
+def test_an_export_of_nothing_is_an_export(memory: kv.Store) -> None:
+    data = exported(memory)
+    assert len(data.splitlines()) == 2
+    assert load(memory, data) == (0, 0, 0, 0, 0)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20),
+        st.tuples(st.binary(), st.none() | st.integers(1, 2**53)),
+    )
+)
+def test_any_entry_comes_back_from_its_line(entries: dict[str, tuple[bytes, int | None]]) -> None:
+    records = [Record(key, *entries[key]) for key in sorted(entries)]
+    writer, reader = Writer(), Reader("test")
+    data = writer.begin() + writer.page(("n", "é"), records) + writer.end()
+    assert data.count(b"\n") == len(records) + 2
+    read = [reader.line(line) for line in data.splitlines(keepends=True)]
+    reader.finish()
+    assert read == [None, *((("n", "é"), record) for record in records), None]
+
+
+def test_what_goes_out_comes_in_bit_by_bit(make: Callable[[], kv.Store]) -> None:
+    store = fill(make(), TREE)
+    data = exported(store)
+    other = make()
+    done = load(other, data)
+    assert contents(other) == TREE
+    assert done.stored == done.entries == sum(map(len, TREE.values()))
+    assert exported(other) == data
+
+
+def test_every_backend_writes_the_same_export(tmp_path: Path, memory: kv.Store) -> None:
+    with kv.open(f"sqlite:///{tmp_path}/a.db") as store:
+        assert exported(fill(store, TREE)) == exported(fill(memory, TREE))
+
+
+def test_more_entries_than_a_page(make: Callable[[], kv.Store]) -> None:
+    tree: Contents = {
+        (): {f"{n:05}": (b"%d" % n, None) for n in range(3_000)},
+        ("n",): {str(n): (b"", None) for n in range(1_234)},
+    }
+    store = make()
+    load(store, exported(fill(make(), tree)))
+    assert contents(store) == tree
+
+
+def test_paths_are_relative_to_what_is_exported(make: Callable[[], kv.Store]) -> None:
+    store = fill(make(), TREE)
+    other = make()
+    load(other.namespace("in").namespace("here"), exported(store.namespace("a")))
+    assert contents(other) == {("in", "here"): TREE["a",], ("in", "here", "b"): TREE["a", "b"]}
+
+
+def test_a_live_deadline_travels(make: Callable[[], kv.Store]) -> None:
+    store, other = make(), make()
+    store.set("k", b"v", ttl=1_000)
+    load(other, exported(store))
+    left = other.ttl("k")
+    assert left is not None
+    assert 900 < left <= 1_000.001
+    assert store.ttl("k") != math.inf
+
+
+# what is refused
+
+
+def refused(store: kv.Store, data: bytes, *, line: int | None = None) -> str:
+    """Import it, see that it fails and that nothing has changed, and give the message."""
+    store.set("here before", b"1")
+    with pytest.raises(kv.CorruptData) as caught:
+        load(store, data, replace=True)
+    assert contents(store) == {(): {"here before": (b"1", None)}}
+    message = str(caught.value)
+    assert message.endswith("nothing has been imported")
+    assert "\n" not in message
+    if line is not None:
+        assert f", line {line}: " in message
+    return message
+
+
+def test_a_file_that_is_cut_anywhere_is_refused(memory: kv.Store) -> None:
+    with kv.open("memory://") as store:
+        data = exported(fill(store, SMALL))
+    for length in range(len(data)):
+        refused(memory, data[:length])
+
+
+def test_a_file_with_one_byte_changed_is_refused(memory: kv.Store) -> None:
+    with kv.open("memory://") as store:
+        data = exported(fill(store, SMALL))
+    for index in range(len(data)):
+        for flipped in (1, 0x20, 0x80):
+            damaged = bytearray(data)
+            damaged[index] ^= flipped
+            refused(memory, bytes(damaged))
+
+
+def test_the_message_names_the_line(memory: kv.Store) -> None:
+    good = SMALL_TEXT.splitlines(keepends=True)
+    assert "empty" in refused(memory, b"")
+    assert "not an export" in refused(memory, b"SQLite format 3\x00" + bytes(5_000), line=1)
+    assert "not an export" in refused(memory, b'{"format":"other","version":1}\n', line=1)
+    assert "not an export" in refused(memory, b"hello\n", line=1)
+    assert "not an export" in refused(memory, b"[" * 100_000, line=1)
+    assert "not an export" in refused(memory, "\ufeff".encode() + SMALL_TEXT, line=1)
+    assert "gzip" in refused(memory, gzip.compress(SMALL_TEXT), line=1)
+    assert "version 2" in refused(memory, b'{"format":"anykv","version":2}\n', line=1)
+    assert "version True" in refused(memory, b'{"format":"anykv","version":true}\n', line=1)
+    assert "cut off" in refused(memory, b"".join(good), line=4)
+    assert "cut off" in refused(memory, b"".join(good)[:-10], line=4)
+    assert "not UTF-8" in refused(memory, signed(b'{"key":"a","value":"\xff"}'), line=2)
+    assert "not JSON" in refused(memory, signed('{"key":"a","value":"b"'), line=2)
+    assert "not JSON" in refused(memory, signed("[" * 100_000), line=2)
+    assert "not a JSON object" in refused(memory, signed("[]"), line=2)
+    assert "nothing else" in refused(memory, signed('{"key":"a","value":"b"} x'), line=2)
+    assert "nothing else" in refused(memory, signed('{"key":"a","value":"b"}\r'), line=2)
+    assert "stands twice" in refused(memory, b"".join([*good[:2], good[1]]), line=3)
+    assert "not in order" in refused(memory, b"".join([good[0], good[2], good[1]]), line=3)
+    assert "not in order" in refused(
+        memory,
+        signed({"namespace": ["b"], "key": "a", "value": ""}, {"namespace": ["a"], "key": "b", "value": ""}),
+        line=3,
+    )
+    assert "had 4 entries, and there are 3" in refused(
+        memory, signed(*(g.strip() for g in good[1:]), entries=4), line=5
+    )
+    assert "3.5" in refused(memory, signed(*(g.strip() for g in good[1:]), entries=3.5), line=5)
+    assert "checksum" in refused(memory, signed(*(g.strip() for g in good[1:])).replace(b'"hello"', b'"hellO"'), line=5)
+    whole = signed(*(g.strip() for g in good[1:]))
+    assert "more after" in refused(memory, whole + b"\n", line=6)
+    assert "more after" in refused(memory, whole + whole, line=6)
+    assert "last line" in refused(memory, signed({"end": False}), line=2)
+    assert "last line" in refused(memory, signed({"end": True, "entries": 0}), line=2)
+
+
+ENTRY = {"key": "a", "value": "b"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"value": "b"}, "key"),
+        ({**ENTRY, "key": 1}, "key"),
+        ({**ENTRY, "key": ""}, "key is empty"),
+        ({**ENTRY, "key": "a\n"}, "control character"),
+        ({**ENTRY, "key": "\ud800"}, "lone surrogate"),
+        ({**ENTRY, "key": "x" * 2049}, "2,049 bytes"),
+        ({"key": "a"}, "value"),
+        ({**ENTRY, "value": None}, "value"),
+        ({**ENTRY, "value": 1}, "value"),
+        ({**ENTRY, "value": "\ud800"}, "lone surrogate"),
+        ({**ENTRY, "base64": ""}, "either"),
+        ({"key": "a", "base64": "A"}, "padded|padding|multiple"),
+        ({"key": "a", "base64": "A A="}, "base64|alphabet|data"),
+        ({"key": "a", "base64": "é"}, "ASCII"),
+        ({"key": "a", "base64": 1}, "value"),
+        ({**ENTRY, "expires_at": None}, "expires_at"),
+        ({**ENTRY, "expires_at": "1"}, "expires_at"),
+        ({**ENTRY, "expires_at": True}, "expires_at"),
+        ({**ENTRY, "expires_at": 1.0}, "expires_at"),
+        ({**ENTRY, "expires_at": 0}, "expires_at"),
+        ({**ENTRY, "expires_at": 2**53 + 1}, "expires_at"),
+        ({**ENTRY, "namespace": []}, "namespace"),
+        ({**ENTRY, "namespace": "a"}, "namespace"),
+        ({**ENTRY, "namespace": None}, "namespace"),
+        ({**ENTRY, "namespace": [1]}, "namespace"),
+        ({**ENTRY, "namespace": [""]}, "namespace is empty"),
+        ({**ENTRY, "namespace": ["x" * 256]}, "256 bytes"),
+        ({**ENTRY, "namespace": ["x" * 250] * 5}, "path"),
+        ({**ENTRY, "ttl": 1}, "unknown fields: 'ttl'"),
+    ],
+)
+def test_a_line_that_no_store_could_hold_is_refused(memory: kv.Store, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(kv.CorruptData, match=message):
+        load(memory, signed({"key": "A", "value": ""}, entry))
+    assert "line 3: " in refused(memory, signed({"key": "A", "value": ""}, entry), line=3)
+
+
+def test_a_number_past_what_python_parses_is_refused(memory: kv.Store) -> None:
+    assert "not JSON" in refused(memory, signed('{"key":"a","value":"b","expires_at":' + "9" * 5_000 + "}"), line=2)
+
+
+def test_a_path_that_gets_too_long_below_the_store_changes_nothing(memory: kv.Store) -> None:
+    deep = at(memory, ["x" * 250] * 3)
+    data = signed({"key": "a", "value": "b"}, {"namespace": ["y" * 250, "z" * 100], "key": "a", "value": "b"})
+    with pytest.raises(kv.InvalidKey):
+        load(deep, data)
+    assert contents(memory) == {}
+
+
+def test_only_stores_that_can_dump_are_moved() -> None:
+    with pytest.raises(TypeError, match="BaseStore"):
+        transfer.export(object(), io.BytesIO())  # type: ignore[arg-type]
+
+
+# how it is imported
+
+
+def test_an_import_merges(make: Callable[[], kv.Store]) -> None:
+    store = fill(make(), {(): {"greeting": (b"old", LATER), "other": (b"stays", None)}, ("x",): {"k": (b"", None)}})
+    done = load(store, exported(fill(make(), SMALL)))
+    assert contents(store) == {
+        **SMALL,
+        (): {**SMALL[()], "other": (b"stays", None)},
+        ("x",): {"k": (b"", None)},
+    }
+    assert done == (3, 3, 0, 0, 0)
+
+
+def test_an_import_that_replaces_leaves_what_the_file_holds(make: Callable[[], kv.Store]) -> None:
+    store, data = make(), exported(fill(make(), SMALL))
+    outside = fill(store.namespace("outside"), SMALL)
+    inside = fill(store.namespace("inside"), TREE)
+    fill(inside, {(): {f"{n}": (b"", None) for n in range(2_000)}, ("z", "z"): {"k": (b"", None)}})
+    had = sum(map(len, contents(inside).values()))
+    done = load(inside, data, replace=True)
+    assert contents(inside) == SMALL
+    assert contents(outside) == SMALL
+    assert done == (3, 3, 0, 0, had)
+
+
+def test_what_has_expired_is_skipped(make: Callable[[], kv.Store]) -> None:
+    data = signed(
+        {"key": "dead", "value": "1", "expires_at": 1},
+        {"key": "dying", "value": "2", "expires_at": wall_ms() - 1},
+        {"key": "living", "value": "3", "expires_at": LATER},
+    )
+    store = fill(make(), {(): {"dead": (b"old", None)}})
+    assert load(store, data) == (3, 1, 0, 2, 0)
+    assert contents(store)[()] == {"dead": (b"old", None), "living": (b"3", LATER)}
+    assert load(store, data, replace=True) == (3, 1, 0, 2, 1)
+    assert contents(store)[()] == {"living": (b"3", LATER)}
+
+
+class Recorder(kv.MemoryStore):
+    """A store that tells what is loaded, and can break down."""
+
+    loaded: list[str]
+    breaks_at: str
+
+    def __init__(self, breaks_at: str = "") -> None:
+        super().__init__()
+        self.loaded = []
+        self.breaks_at = breaks_at
+
+    def _load(self, records: Iterable[Record]) -> None:
+        records = list(records)
+        self.loaded += [record.key for record in records]
+        if self.breaks_at == "load" and len(self.loaded) > 1_000:
+            raise kv.Unavailable("gone")
+        super()._load(records)
+
+    def _dump(self, after: str | None, limit: int) -> list[Record]:
+        if self.breaks_at == "dump" and after and after > "00700":
+            raise kv.Unavailable("gone")
+        return super()._dump(after, limit)
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        if self.breaks_at == "delete":
+            raise kv.Unavailable("gone")
+        return super().delete_many(keys)
+
+
+MANY: Contents = {
+    (): {f"{n:05}": (b"%d" % n, None) for n in range(2_000)},
+    ("n",): {f"{n:05}": (b"", LATER + n) for n in range(0, 2_000, 2)},
+}
+
+
+def test_a_resumed_import_writes_only_what_differs(memory: kv.Store) -> None:
+    data = exported(fill(memory, MANY))
+    store = Recorder()
+    with store:
+        fill(store, MANY)
+        store.set("00001", b"changed")
+        store.set("00002", b"2", ttl=60)
+        store.delete("01999")
+        store.namespace("n").persist("00004")
+        store.namespace("n").set("00005", b"one more, in between")
+        store.loaded.clear()
+        done = load(store, data, resume=True)
+        assert store.loaded == ["00001", "00002", "01999", "00004"]
+        assert done == (3_000, 4, 2_996, 0, 0)
+        assert load(store, data, resume=True, replace=True) == (3_000, 0, 3_000, 0, 1)
+        assert contents(store) == MANY
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_import_that_broke_is_completed_by_another(memory: kv.Store, resume: bool) -> None:
+    data = exported(fill(memory, MANY))
+    with Recorder("load") as store:
+        with pytest.raises(kv.Unavailable):
+            load(store, data, replace=True, resume=resume)
+        assert contents(store)
+        store.breaks_at = ""
+        load(store, data, replace=True, resume=resume)
+        assert contents(store) == MANY
+
+
+def test_a_replacing_import_deletes_last(memory: kv.Store) -> None:
+    data = exported(fill(memory, MANY))
+    with Recorder("delete") as store:
+        store.set("old", b"1")
+        with pytest.raises(kv.Unavailable):
+            load(store, data, replace=True)
+
+        assert store.get("old") == b"1"
+        assert {path: {k: v for k, v in e.items() if k != "old"} for path, e in contents(store).items()} == MANY
+
+
+def test_a_pipe_is_read_to_its_end_before_anything_is_stored(memory: kv.Store, make: Callable[[], kv.Store]) -> None:
+    data = exported(fill(memory, MANY))
+    for sent, right in ((data, True), (data[:-5], False)):
+        store = make()
+        reading, writing = os.pipe()
+        with open(reading, "rb") as pipe, open(writing, "wb") as sink:
+
+            def send(sink: Any = sink, sent: bytes = sent) -> None:
+                sink.write(sent)
+                sink.close()
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            if right:
+                transfer.import_file(store, pipe)
+            else:
+                with pytest.raises(kv.CorruptData, match=r"standard input, line 3,002"):
+                    transfer.import_file(store, pipe, name="standard input")
+            thread.join()
+        assert contents(store) == (MANY if right else {})
+
+
+# export to a file
+
+
+def test_a_file_of_the_final_name_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("an older export")
+    path.chmod(0o600)
+    with Recorder("dump") as store:
+        fill(store, MANY)
+        with pytest.raises(kv.Unavailable):
+            transfer.export_file(store, path)
+        assert path.read_text() == "an older export"
+        store.breaks_at = ""
+        whole = exported(store)
+        part = tmp_path / "out.jsonl.part"
+        begun = part.read_bytes()
+        assert whole.startswith(begun)
+        done = transfer.export_file(store, path, resume=True)
+        assert path.read_bytes() == whole
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert not part.exists()
+        assert done.entries == 3_000
+        assert done.resumed == begun.count(b"\n") - 1 > 0
+
+
+def test_an_export_resumes_from_a_part_cut_anywhere(tmp_path: Path, memory: kv.Store) -> None:
+    whole = exported(fill(memory, SMALL))
+    path, part = tmp_path / "out", tmp_path / "out.part"
+    for length in range(len(whole) + 1):
+        part.write_bytes(whole[:length])
+        transfer.export_file(memory, path, resume=True)
+        assert path.read_bytes() == whole
+        assert not part.exists()
+
+
+def test_an_export_resumes_after_a_torn_block(tmp_path: Path, memory: kv.Store) -> None:
+    # what a power loss may leave: blocks that were never written
+    whole = exported(fill(memory, MANY))
+    (tmp_path / "out.part").write_bytes(whole[:9_000] + bytes(4_096))
+    transfer.export_file(memory, tmp_path / "out", resume=True)
+    assert (tmp_path / "out").read_bytes() == whole
+
+
+def test_a_resumed_export_has_what_came_in_between_after_its_place(tmp_path: Path, memory: kv.Store) -> None:
+    whole = exported(fill(memory, SMALL))
+    (tmp_path / "out.part").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    memory.set("zebra", b"1")
+    memory.namespace("tenant0").set("k", b"2")
+    transfer.export_file(memory, tmp_path / "out", resume=True)
+    assert (tmp_path / "out").read_bytes() == exported(memory)
+
+
+def test_without_resume_a_part_is_begun_anew(tmp_path: Path, memory: kv.Store) -> None:
+    (tmp_path / "out.part").write_bytes(b"something long that was there before" * 1_000)
+    transfer.export_file(fill(memory, SMALL), tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == exported(memory)
+
+
+def test_a_part_that_is_no_export_is_left_alone(tmp_path: Path, memory: kv.Store) -> None:
+    part = tmp_path / "out.part"
+    for text in (b"mine\n", b'{"format":"anykv","version":2}\n'):
+        part.write_bytes(text)
+        with pytest.raises(kv.CorruptData, match=r"out\.part, line 1"):
+            transfer.export_file(memory, tmp_path / "out", resume=True)
+        assert part.read_bytes() == text
+
+
+def test_two_exports_do_not_write_one_file(tmp_path: Path, memory: kv.Store) -> None:
+    part = tmp_path / "out.part"
+    with open(part, "wb") as other:
+        other.write(b"begun")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another export"):
+            transfer.export_file(memory, tmp_path / "out")
+        assert part.read_bytes() == b"begun"
+    transfer.export_file(memory, tmp_path / "out")
+
+
+def test_many_exports_at_once_leave_a_whole_file(tmp_path: Path, memory: kv.Store) -> None:
+    whole = exported(fill(memory, MANY))
+    done: list[int] = []
+
+    def work() -> None:
+        for _ in range(10):
+            try:
+                transfer.export_file(memory, tmp_path / "out")
+                done.append(1)
+            except BlockingIOError:
+                done.append(0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 40
+    assert sum(done) > 0
+    assert (tmp_path / "out").read_bytes() == whole
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != "out.part"] == ["out"]
+
+
+def test_a_device_is_not_replaced_by_a_file(memory: kv.Store, tmp_path: Path) -> None:
+    for path in ("/dev/null", tmp_path):
+        with pytest.raises(kv.ConfigError, match="not a regular file"):
+            transfer.export_file(memory, path)
+    assert not os.path.isfile("/dev/null")
+    with pytest.raises(FileNotFoundError):
+        transfer.export_file(memory, tmp_path / "missing" / "out")
+
+
+def test_a_link_is_followed(tmp_path: Path, memory: kv.Store) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere" / "out")
+    transfer.export_file(fill(memory, SMALL), link)
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere" / "out").read_bytes() == exported(memory)
+
+
+# from store to store
+
+
+def test_copy_and_compare(make: Callable[[], kv.Store], memory: kv.Store) -> None:
+    source, target = (
+        fill(make(), {**MANY, **SMALL}),
+        fill(memory, {(): {"mine": (b"1", None)}, ("z",): {"k": (b"", None)}}),
+    )
+    missing = list(transfer.differences(source, target))
+    assert len(missing) == 1_003
+    assert all(line.endswith("is missing") for line in missing)
+    done = transfer.copy(source, target)
+    assert done.stored == 1_003
+    assert list(transfer.differences(source, target)) == []
+    assert list(transfer.differences(source, target, extra=True)) == [
+        "'mine' is only in the target",
+        "'k' in namespace 'z' is only in the target",
+    ]
+    target.set("greeting", b"changed")
+    target.expire("logo", 10)
+    target.namespace("n").delete("00004")
+    assert list(transfer.differences(source, target)) == [
+        "'greeting' has another value",
+        "'logo' has another deadline",
+        "'00004' in namespace 'n' is missing",
+    ]
+    done = transfer.copy(source, target, resume=True, replace=True)
+    assert done == (1_003, 3, 1_000, 0, 2)
+    assert contents(target) == contents(source)
+    assert list(transfer.differences(source, target, extra=True)) == []
+
+
+def test_copy_goes_between_namespaces_of_one_store(make: Callable[[], kv.Store]) -> None:
+    store = make()
+    fill(store.namespace("a"), TREE)
+    transfer.copy(store.namespace("a"), store.namespace("b"))
+    assert contents(store.namespace("b")) == TREE
+    assert store.namespaces() == ["a", "b"]
+
+
+def test_a_backend_that_writes_nothing_for_it_is_moved_too(memory: kv.Store) -> None:
+    with TinyStore() as store:
+        load(store, exported(fill(memory, TREE)))
+        assert list(transfer.differences(memory, store, extra=True)) == []
+        store.set("one more", b"1", ttl=60)
+        assert transfer.copy(store, memory, resume=True).stored == 1
+        assert list(transfer.differences(store, memory, extra=True)) == []
+        store.delete("one more")
+        assert transfer.copy(store, memory, resume=True, replace=True) == (21, 0, 21, 0, 1)
+    assert contents(memory) == TREE
+
+
+# memory and progress
+
+
+def test_large_values_do_not_fill_the_memory(tmp_path: Path) -> None:
+    with kv.open(f"sqlite:///{tmp_path}/a.db") as store, kv.open(f"sqlite:///{tmp_path}/b.db") as other:
+        for n in range(24):
+            store.set(f"{n:03}", bytes(1 << 20))
+        tracemalloc.start()
+        try:
+            transfer.export_file(store, tmp_path / "out")
+            with open(tmp_path / "out", "rb") as file:
+                transfer.import_file(other, file)
+            transfer.copy(store, other, resume=True, replace=True)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert contents(other) == contents(store)
+        assert peak < 32 << 20
+
+
+def test_pages_follow_the_size_of_values() -> None:
+    small, large = [Record("k", bytes(10), None)] * 100, [Record("k", bytes(1 << 19), None)] * 16
+    assert transfer.next_limit(100, small) == 200
+    assert transfer.next_limit(500, small) == transfer.PAGE
+    assert transfer.next_limit(16, large) == 1
+    assert transfer.next_limit(1, large[:1]) == 2
+
+
+def test_progress_adds_up(tmp_path: Path, memory: kv.Store) -> None:
+    seen: dict[str, tuple[int, int | None]] = {}
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        seen[step] = (seen.get(step, (0, 0))[0] + done, total)
+
+    fill(memory, MANY)
+    transfer.export_file(memory, tmp_path / "out", progress=progress)
+    assert seen == {"exporting": (3_000, 3_000)}
+    with kv.open("memory://") as store, open(tmp_path / "out", "rb") as file:
+        transfer.import_file(store, file, replace=True, progress=progress)
+        assert seen["importing"] == (3_000, 3_000)
+        assert seen["deleting the rest"] == (3_000, 3_000)
+        checked, size = seen["checking"]
+        assert size == os.path.getsize(tmp_path / "out")
+        assert size * 0.7 < checked <= size
+        transfer.copy(store, memory, progress=progress)
+        list(transfer.differences(store, memory, progress=progress))
+    assert seen["copying"] == seen["comparing"] == (3_000, 3_000)
+    assert transfer.total(memory) == 3_000
