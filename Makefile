@@ -9,7 +9,7 @@ demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a stor
 	$(BIN)/kv demo sqlite:///demo.db
 
 test: $(VENV)/dev  ## install and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/ruff check
@@ -19,7 +19,7 @@ lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 
 lowest: $(VENV)/dev  ## the tests of the command line on the lowest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet $$(sed -n '/^cli = /,/^]/s/.*"\([a-z]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
-	$(BIN)/python -m pytest -k "cli or demo or transfer"
+	$(BIN)/python -m pytest -n auto -k "cli or demo or transfer"
 
 bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed
 	$(BIN)/python -m benchmarks

@@ -215,13 +215,16 @@ class BaseStore(_Namespaced, Store):
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
         """Give a page of this namespace's entries for `kv.transfer`, sorted, the deadlines with them."""
-        now = wall_ms()
-        records = []
-        for key, value in self.get_many(self.keys(after=after, limit=limit)).items():
-            left = self.ttl(key)
-            if left is not None:
-                records.append(Record(key, value, None if left == math.inf else now + round(left * 1000)))
-        return records
+        while keys := self.keys(after=after, limit=limit):
+            records = []
+            for key, value in self.get_many(keys).items():
+                now, left = wall_ms(), self.ttl(key)
+                if left is not None:
+                    records.append(Record(key, value, None if left == math.inf else now + round(left * 1000)))
+            if records:
+                return records
+            after = keys[-1]  # all of them expired meanwhile: an empty page would mean the end
+        return []
 
     def _load(self, records: Iterable[Record]) -> None:
         """Store a page of entries for `kv.transfer`, each with its deadline; those past theirs are left out."""

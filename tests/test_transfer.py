@@ -20,6 +20,7 @@ from tiny import TinyStore
 
 import kv
 from kv import transfer
+from kv.base import BaseStore
 from kv.expiry import wall_ms
 from kv.lines import Reader, Writer
 from kv.store import Record
@@ -705,3 +706,17 @@ def test_progress_adds_up(tmp_path: Path, memory: kv.Store) -> None:
         list(transfer.differences(store, memory, progress=progress))
     assert seen["copying"] == seen["comparing"] == (3_000, 3_000)
     assert transfer.total(memory) == 3_000
+
+
+def test_a_page_that_expires_while_it_is_read_is_not_the_end() -> None:
+    class Store(kv.MemoryStore):
+        _dump = BaseStore._dump  # the derived one
+
+        def ttl(self, key: str) -> float | None:
+            if key == "a":
+                self.delete("a")  # as if its deadline came just now
+            return super().ttl(key)
+
+    with Store() as store:
+        store.set_many({"a": b"1", "b": b"2"})
+        assert store._dump(None, 1) == [Record("b", b"2", None)]

@@ -145,6 +145,7 @@ class AsyncTinyStore(AsyncBaseStore):
         return (await self._at()).get(key, default)
 
     async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        value = check_value(value)  # as it is now, whatever becomes of a buffer on the way
         (await self._at()).set(key, value, ttl=ttl)
 
     async def delete(self, key: str) -> bool:

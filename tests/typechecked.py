@@ -45,7 +45,12 @@ async def any_async_store(store: kv.AsyncStore) -> None:
 
 
 def every_store_is_a_store() -> list[kv.Store]:
-    return [kv.open(), kv.open("memory://", max_entries=5), kv.MemoryStore(), kv.SQLiteStore("app.db", durability="full")]
+    return [
+        kv.open(),
+        kv.open("memory://", max_entries=5),
+        kv.MemoryStore(),
+        kv.SQLiteStore("app.db", durability="full"),
+    ]
 
 
 def every_async_store_is_an_async_store() -> list[kv.AsyncStore]:

@@ -122,11 +122,21 @@ class Database:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self.every.append(connection)
-            connection.execute(f"PRAGMA synchronous = {self.durability}")
         except sqlite3.Error as e:
             raise self.error(e) from e
+        self.every.append(connection)
+        try:
+            connection.execute(f"PRAGMA synchronous = {self.durability}")
+        except BaseException as e:
+            self._drop(connection)
+            if isinstance(e, sqlite3.Error):
+                raise self.error(e) from e
+            raise
         return connection
+
+    def _drop(self, connection: sqlite3.Connection) -> None:
+        self.every.remove(connection)
+        connection.close()
 
     def open(self) -> sqlite3.Connection:
         """Give the writing connection; the first time, see that the file is ours, or make it so."""
@@ -140,8 +150,7 @@ class Database:
                         self._check_schema(writer)
                         self.max_value = writer.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - 10_000  # the rest of the row
                     except BaseException as e:
-                        self.every.remove(writer)
-                        writer.close()
+                        self._drop(writer)
                         if isinstance(e, sqlite3.Error):
                             raise self.error(e) from e
                         raise
@@ -166,7 +175,7 @@ class Database:
         # Through SQLite and not through open(): closing any descriptor of the file would drop this process's locks on
         # it. "immutable" reads the header as it stands, and takes no lock, no journal and no log.
         try:
-            peek = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
+            peek = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
             try:
                 self._check_version(peek)
             finally:
@@ -410,8 +419,7 @@ class Database:
             writer, self.writer = self.writer, None
             self.writing.clear()
             if writer is not None:
-                self.every.remove(writer)
-                writer.close()
+                self._drop(writer)
             self._close_idle()
         if cleaner:
             cleaner.stop()
@@ -422,8 +430,7 @@ class Database:
                 connection = self.idle.pop()
             except IndexError:
                 return
-            self.every.remove(connection)
-            connection.close()
+            self._drop(connection)
 
     def before_fork(self) -> None:
         # The child has SQLite's own locks as they are at the fork: so no other thread may be inside SQLite then.

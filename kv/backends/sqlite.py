@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sqlite3
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
 from urllib.parse import unquote
 
@@ -142,7 +141,8 @@ class SQLiteStore(BaseStore):
     def _close(self) -> None:
         self._db.close()
 
-    def ddl(self) -> str:
+    @staticmethod
+    def ddl() -> str:
         """Give the SQL that makes the schema."""
         return DDL
 
@@ -325,7 +325,8 @@ class SQLiteStore(BaseStore):
     # travelling, see kv.transfer
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        return [Record(*row) for row in islice(self._walk(Listing(after=after)), limit)]
+        page = self._db.fetch(_SCAN, (*self._range(Listing(after=after)), limit), _page)
+        return [Record(*row) for row in page]
 
     def _load(self, records: Iterable[Record]) -> None:
         now = wall_ms()
@@ -413,9 +414,10 @@ class AsyncSQLiteStore(AsyncFromSync):
         """See `SQLiteStore.backup`."""
         await self._maintain(self._store.backup, path)
 
-    def ddl(self) -> str:
+    @staticmethod
+    def ddl() -> str:
         """See `SQLiteStore.ddl`."""
-        return self._store.ddl()
+        return DDL
 
     async def _close(self) -> None:
         try:

@@ -27,7 +27,7 @@ SECTIONS = {
 class Program(click.Group):
     """A group that lists its verbs by theme."""
 
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         width = max(map(len, self.commands))
         for title, verbs in SECTIONS.items():
             with formatter.section(title):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import inspect
 import math
@@ -314,6 +315,18 @@ class Basics(Suite):
                 assert b"text" in (await store.get_many([A, C])).values(), what
                 await store.set(A, b"old")
                 await store.delete(C)
+
+    async def test_a_change_to_a_buffer_while_the_call_is_under_way_changes_nothing(self, store: AsyncStore) -> None:
+        for what, call in VALUE_CALLS.items():
+            if not what.startswith("update"):  # there the value comes from `fn`, later than the call
+                await store.set(A, b"old")
+                await store.delete(C)
+                buffer = bytearray(b"text")
+                task = asyncio.ensure_future(call(store, buffer))
+                await asyncio.sleep(0)  # now the call has begun
+                buffer[:] = b"TEXT"
+                await task
+                assert b"text" in (await store.get_many([A, C])).values(), what
 
     async def test_what_comes_back_is_always_bytes_of_its_own(self, store: AsyncStore) -> None:
         buffer = bytearray(b"text")

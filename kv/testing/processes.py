@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 KEYS = [f"{{t}}{i}" for i in range(6)]
 
@@ -86,7 +86,7 @@ class ProcessConformance:
         for process in cls._crew:
             process.kill()
 
-    def each(self, url: str, *jobs: dict[str, Any], opening: bool = False) -> list[Any]:
+    def each(self, url: str, *jobs: Mapping[str, Any], opening: bool = False) -> list[Any]:
         """Do the jobs at once, each in a process, and give the results."""
         for i, process in enumerate(self._crew):
             if process.ended():  # killed, as it took too long in another check
@@ -168,16 +168,17 @@ class ProcessConformance:
 
     def test_no_process_sees_half_of_set_many(self, url: str) -> None:
         self.one(url, "sets", keys=KEYS, value="0")
-        write = [{"job": "rewrites", "keys": KEYS, "value": f"{i}", "times": 15} for i in range(self.processes // 2)]
-        watch = [{"job": "watches", "keys": KEYS[::-1], "times": 60} for _ in range(self.processes // 2)]
-        self.each(url, *(job for pair in zip(write, watch, strict=True) for job in (pair[0], pair[1])))
+        done = [f"{{t}}done {i}" for i in range(self.processes // 2)]
+        write = [{"job": "rewrites", "keys": KEYS, "value": key, "times": 15, "done": key} for key in done]
+        watch = [{"job": "watches", "keys": KEYS[::-1], "until": done} for _ in done]
+        self.each(url, *(job for pair in zip(write, watch, strict=True) for job in pair))
 
     def test_no_process_sees_half_of_update_many(self, url: str) -> None:
         self.one(url, "sets", keys=KEYS, value="100")
-        move = [{"job": "transfers", "keys": KEYS, "seed": i, "times": 5} for i in range(self.processes - 2)]
-        audit = [{"job": "audits", "keys": KEYS, "total": 600, "times": 60} for _ in range(2)]
+        done = [f"{{t}}done {i}" for i in range(self.processes - 2)]
+        move = [{"job": "transfers", "keys": KEYS, "seed": i, "times": 5, "done": key} for i, key in enumerate(done)]
+        audit = [{"job": "audits", "keys": KEYS, "total": 600, "until": done} for _ in range(2)]
         self.each(url, *move, *audit)
-        self.one(url, "audits", keys=KEYS, total=600, times=1)
 
     def test_no_two_processes_wait_for_each_other_forever(self, url: str) -> None:
         self.each(url, *({"job": "mixes", "keys": KEYS, "seed": i, "times": 15} for i in range(self.processes)))
@@ -193,12 +194,14 @@ class ProcessConformance:
             assert self.numbers(url, KEYS) == [7 + self.processes, *[7] * (len(KEYS) - 1)]
 
     def test_a_process_killed_among_its_transfers_leaves_no_half_of_one(self, url: str) -> None:
+        move = {"job": "transfers", "keys": KEYS, "seed": 1, "done": "{t}done"}
+        audit = {"job": "audits", "keys": KEYS, "total": 600, "until": []}
         for colour in self.colours:
             for seconds in (0, 0.003, 0.02):
                 self.one(url, "sets", keys=KEYS, value="100")
-                self.die(url, colour, {"job": "transfers", "keys": KEYS, "seed": 1, "times": 10**9}, seconds)
-                self.each(url, *({"job": "audits", "keys": KEYS, "total": 600, "times": 1} for _ in range(2)))
-                self.one(url, "transfers", keys=KEYS, seed=2, times=3)
+                self.die(url, colour, {**move, "times": 10**9}, seconds)
+                self.each(url, audit, audit)
+                self.each(url, {**move, "times": 3})
 
     def die(self, url: str, colour: str, job: dict[str, Any], seconds: float = 0) -> None:
         """Begin a job in a process of its own, and kill it when it is at work, or so many seconds later."""

@@ -70,34 +70,46 @@ async def gets(store: AsyncStore, keys: list[str]) -> list[str | None]:
     return [found[key].decode() if key in found else None for key in keys]
 
 
-async def rewrites(store: AsyncStore, keys: list[str], value: str, times: int) -> None:
-    for i in range(times):
-        await store.set_many(dict.fromkeys(keys, f"{value} {i}".encode()))
+async def rewrites(store: AsyncStore, keys: list[str], value: str, times: int, done: str) -> None:
+    try:
+        for i in range(times):
+            await store.set_many(dict.fromkeys(keys, f"{value} {i}".encode()))
+    finally:
+        await store.set(done, b"")
 
 
-async def watches(store: AsyncStore, keys: list[str], times: int) -> None:
-    for _ in range(times):
+async def transfers(store: AsyncStore, keys: list[str], seed: int, times: int, done: str) -> None:
+    chance = random.Random(seed)
+    try:
+        for i in range(times):
+            payer, payee = chance.sample(keys, 2)
+
+            def fn(found: dict[str, bytes], payer: str = payer, payee: str = payee) -> dict[str, bytes]:
+                amount = chance.randint(0, int(found[payer]))
+                return {payer: b"%d" % (int(found[payer]) - amount), payee: b"%d" % (int(found[payee]) + amount)}
+
+            await store.update_many([payer, payee], fn)
+            if i == 5:  # only those that shall be killed get so far
+                say(at="work")
+    finally:
+        await store.set(done, b"")
+
+
+async def watches(store: AsyncStore, keys: list[str], until: list[str]) -> None:
+    """Read while others write, until each has left a sign that it is done, and then once more."""
+    done = False
+    while not done:
+        done = len(await store.get_many(until)) == len(until)
         found = await store.get_many(keys)
         assert len(found) == len(keys)
         assert len({*found.values()}) == 1, "some of one set_many, some of another"
 
 
-async def transfers(store: AsyncStore, keys: list[str], seed: int, times: int) -> None:
-    chance = random.Random(seed)
-    for i in range(times):
-        payer, payee = chance.sample(keys, 2)
-
-        def fn(found: dict[str, bytes], payer: str = payer, payee: str = payee) -> dict[str, bytes]:
-            amount = chance.randint(0, int(found[payer]))
-            return {payer: b"%d" % (int(found[payer]) - amount), payee: b"%d" % (int(found[payee]) + amount)}
-
-        await store.update_many([payer, payee], fn)
-        if i == 5:  # only those that shall be killed get so far
-            say(at="work")
-
-
-async def audits(store: AsyncStore, keys: list[str], total: int, times: int) -> None:
-    for _ in range(times):
+async def audits(store: AsyncStore, keys: list[str], total: int, until: list[str]) -> None:
+    """The same, of transfers."""
+    done = False
+    while not done:
+        done = len(await store.get_many(until)) == len(until)
         found = await store.get_many(keys)
         assert sum(map(int, found.values())) == total, "some of one transfer, not the other"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
-from tiny import TinyStore
+from tiny import AsyncTinyStore, TinyStore
 
 from broken.base import Tiny, caught_by
 from kv.errors import BackendError, InvalidKey, InvalidValue
@@ -112,6 +112,12 @@ class BufferAliasedIn(Tiny):
 
     def get_many(self, keys: Any) -> dict[str, bytes]:
         return {key: bytes(value) for key, value in super().get_many(keys).items()}
+
+
+@caught_by("test_a_change_to_a_buffer_while_the_call_is_under_way_changes_nothing")
+class BufferReadLate(AsyncTinyStore):
+    async def set(self, key: str, value: Any, *, ttl: Any = None) -> None:
+        (await self._at()).set(key, value, ttl=ttl)
 
 
 @caught_by("test_what_comes_back_is_always_bytes_of_its_own")
