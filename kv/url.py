@@ -74,6 +74,13 @@ def hide(url: str) -> str:
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
+def unquoted_path(text: str) -> str:
+    """Give a path as it stands in a URL without its percent signs; it may be of any bytes."""
+    from urllib.parse import unquote_to_bytes
+
+    return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
+
+
 def schemes() -> list[str]:
     """Give every scheme that `open` knows, those of other packages too, sorted."""
     return sorted({*_BUILT_IN, *(point.name for point in _entry_points())})

@@ -7,7 +7,6 @@ import math
 import os
 import sqlite3
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
-from urllib.parse import unquote
 
 from kv import options
 from kv.base import PAGE, BaseStore
@@ -19,7 +18,7 @@ from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
-from kv.url import Backend
+from kv.url import Backend, unquoted_path
 from kv.values import check_fn, check_items, check_value, of_one, updated_many
 
 from .database import DDL, Database, first, rows
@@ -354,7 +353,7 @@ def _path(url: str) -> str:
         return ":memory:"
     if not rest.startswith("/"):
         raise ConfigError(f"{url}: a relative path takes three slashes, sqlite:///{rest}, an absolute one four")
-    return unquote(rest[1:])
+    return unquoted_path(rest[1:])
 
 
 class _Unopened(SQLiteStore):

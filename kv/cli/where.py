@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, quote
 
 import click
 
@@ -67,7 +67,7 @@ class Place(NamedTuple):
         scheme, _, rest = self.url.partition("?")[0].partition("://")
         if scheme.lower() != "sqlite" or not rest.startswith("/") or rest in ("/", "/:memory:"):
             return None
-        return os.path.realpath(unquote(rest[1:]))
+        return os.path.realpath(urls.unquoted_path(rest[1:]))
 
     @property
     def identity(self) -> tuple[str, tuple[str, ...]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROUNDS: Final = 3
+STATES: Final = 8
+"""How many different states a reader waits to see, while others write."""
 
 
 async def crowd(store: AsyncStore, call: Callable[[], Coroutine[Any, Any, T]]) -> list[T]:
@@ -143,11 +145,13 @@ class Concurrency(Suite):
                     return
 
         async def read(reader: int) -> None:
+            seen = set()
             try:
-                for _ in range(12):
+                while len(seen) < STATES:
                     found = await store.get_many(keys[::-1])
                     assert len(found) == len(keys)
                     assert len({*found.values()}) == 1, "some of one set_many, some of another"
+                    seen |= {*found.values()}
                     await asyncio.sleep(0)
             finally:
                 done.append(reader)
@@ -172,16 +176,17 @@ class Concurrency(Suite):
                 await asyncio.sleep(0)
 
         async def audit(auditor: int) -> None:
+            seen = set()
             try:
-                for _ in range(12):
+                while len(seen) < STATES:
                     found = await store.get_many(accounts)
                     assert sum(map(int, found.values())) == 4_000, "some of one transfer, not the other"
+                    seen.add(tuple(found.values()))
                     await asyncio.sleep(0)
             finally:
                 done.append(auditor)
 
         await together(store, *map(transfer, range(6)), *map(audit, range(2)))
-        await audit(2)
 
     async def test_an_error_of_fn_locks_nobody_out(self, store: AsyncStore) -> None:
         class Stop(BaseException):

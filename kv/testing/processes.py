@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 KEYS = [f"{{t}}{i}" for i in range(6)]
+NEVER = "{t}never"
+"""A sign that nobody leaves: of a job that goes on until it is killed, and says when it is at work."""
 
 
 class Process:
@@ -168,16 +170,16 @@ class ProcessConformance:
 
     def test_no_process_sees_half_of_set_many(self, url: str) -> None:
         self.one(url, "sets", keys=KEYS, value="0")
-        done = [f"{{t}}done {i}" for i in range(self.processes // 2)]
-        write = [{"job": "rewrites", "keys": KEYS, "value": key, "times": 15, "done": key} for key in done]
-        watch = [{"job": "watches", "keys": KEYS[::-1], "until": done} for _ in done]
+        signs = [f"{{t}}seen {i}" for i in range(self.processes // 2)]
+        write = [{"job": "rewrites", "keys": KEYS, "value": f"{i}", "until": signs} for i in range(len(signs))]
+        watch = [{"job": "watches", "keys": KEYS[::-1], "states": 10, "sign": sign} for sign in signs]
         self.each(url, *(job for pair in zip(write, watch, strict=True) for job in pair))
 
     def test_no_process_sees_half_of_update_many(self, url: str) -> None:
         self.one(url, "sets", keys=KEYS, value="100")
-        done = [f"{{t}}done {i}" for i in range(self.processes - 2)]
-        move = [{"job": "transfers", "keys": KEYS, "seed": i, "times": 5, "done": key} for i, key in enumerate(done)]
-        audit = [{"job": "audits", "keys": KEYS, "total": 600, "until": done} for _ in range(2)]
+        signs = ["{t}seen 0", "{t}seen 1"]
+        move = [{"job": "transfers", "keys": KEYS, "seed": i, "until": signs} for i in range(self.processes - 2)]
+        audit = [{"job": "audits", "keys": KEYS, "total": 600, "states": 10, "sign": sign} for sign in signs]
         self.each(url, *move, *audit)
 
     def test_no_two_processes_wait_for_each_other_forever(self, url: str) -> None:
@@ -194,14 +196,14 @@ class ProcessConformance:
             assert self.numbers(url, KEYS) == [7 + self.processes, *[7] * (len(KEYS) - 1)]
 
     def test_a_process_killed_among_its_transfers_leaves_no_half_of_one(self, url: str) -> None:
-        move = {"job": "transfers", "keys": KEYS, "seed": 1, "done": "{t}done"}
-        audit = {"job": "audits", "keys": KEYS, "total": 600, "until": []}
+        move = {"job": "transfers", "keys": KEYS, "seed": 1}
+        audit = {"job": "audits", "keys": KEYS, "total": 600, "states": 1, "sign": "{t}seen"}
         for colour in self.colours:
             for seconds in (0, 0.003, 0.02):
                 self.one(url, "sets", keys=KEYS, value="100")
-                self.die(url, colour, {**move, "times": 10**9}, seconds)
+                self.die(url, colour, {**move, "until": [NEVER]}, seconds)
                 self.each(url, audit, audit)
-                self.each(url, {**move, "times": 3})
+                self.each(url, {**move, "until": []})
 
     def die(self, url: str, colour: str, job: dict[str, Any], seconds: float = 0) -> None:
         """Begin a job in a process of its own, and kill it when it is at work, or so many seconds later."""

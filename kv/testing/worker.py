@@ -11,10 +11,12 @@ import random
 import sys
 import time
 import traceback
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import kv
 
+from .processes import NEVER
 from .suite import anything, expired, increased, lifted
 
 if TYPE_CHECKING:
@@ -70,48 +72,54 @@ async def gets(store: AsyncStore, keys: list[str]) -> list[str | None]:
     return [found[key].decode() if key in found else None for key in keys]
 
 
-async def rewrites(store: AsyncStore, keys: list[str], value: str, times: int, done: str) -> None:
-    try:
-        for i in range(times):
-            await store.set_many(dict.fromkeys(keys, f"{value} {i}".encode()))
-    finally:
-        await store.set(done, b"")
+async def rewrites(store: AsyncStore, keys: list[str], value: str, until: list[str]) -> None:
+    """Write until every reader has left a sign that it has seen enough."""
+    for i in count():
+        await store.set_many(dict.fromkeys(keys, f"{value} {i}".encode()))
+        if len(await store.get_many(until)) == len(until):
+            return
 
 
-async def transfers(store: AsyncStore, keys: list[str], seed: int, times: int, done: str) -> None:
+async def transfers(store: AsyncStore, keys: list[str], seed: int, until: list[str]) -> None:
+    """The same, from one account to another."""
     chance = random.Random(seed)
+    for i in count():
+        payer, payee = chance.sample(keys, 2)
+
+        def fn(found: dict[str, bytes], payer: str = payer, payee: str = payee) -> dict[str, bytes]:
+            amount = chance.randint(0, int(found[payer]))
+            return {payer: b"%d" % (int(found[payer]) - amount), payee: b"%d" % (int(found[payee]) + amount)}
+
+        await store.update_many([payer, payee], fn)
+        if NEVER in until and i == 5:
+            say(at="work")
+        if len(await store.get_many(until)) == len(until):
+            return
+
+
+async def watches(store: AsyncStore, keys: list[str], states: int, sign: str) -> None:
+    """Read until so many states have been seen."""
+    seen = set()
     try:
-        for i in range(times):
-            payer, payee = chance.sample(keys, 2)
-
-            def fn(found: dict[str, bytes], payer: str = payer, payee: str = payee) -> dict[str, bytes]:
-                amount = chance.randint(0, int(found[payer]))
-                return {payer: b"%d" % (int(found[payer]) - amount), payee: b"%d" % (int(found[payee]) + amount)}
-
-            await store.update_many([payer, payee], fn)
-            if i == 5:  # only those that shall be killed get so far
-                say(at="work")
+        while len(seen) < states:
+            found = await store.get_many(keys)
+            assert len(found) == len(keys)
+            assert len({*found.values()}) == 1, "some of one set_many, some of another"
+            seen |= {*found.values()}
     finally:
-        await store.set(done, b"")
+        await store.set(sign, b"")
 
 
-async def watches(store: AsyncStore, keys: list[str], until: list[str]) -> None:
-    """Read while others write, until each has left a sign that it is done, and then once more."""
-    done = False
-    while not done:
-        done = len(await store.get_many(until)) == len(until)
-        found = await store.get_many(keys)
-        assert len(found) == len(keys)
-        assert len({*found.values()}) == 1, "some of one set_many, some of another"
-
-
-async def audits(store: AsyncStore, keys: list[str], total: int, until: list[str]) -> None:
-    """The same, of transfers."""
-    done = False
-    while not done:
-        done = len(await store.get_many(until)) == len(until)
-        found = await store.get_many(keys)
-        assert sum(map(int, found.values())) == total, "some of one transfer, not the other"
+async def audits(store: AsyncStore, keys: list[str], total: int, states: int, sign: str) -> None:
+    """The same, of accounts."""
+    seen = set()
+    try:
+        while len(seen) < states:
+            found = await store.get_many(keys)
+            assert sum(map(int, found.values())) == total, "some of one transfer, not the other"
+            seen.add(tuple(found.values()))
+    finally:
+        await store.set(sign, b"")
 
 
 async def stops_in_update(store: AsyncStore, key: str) -> None:
