@@ -207,24 +207,38 @@ class Database:
                 if not self._check_version(connection):
                     for statement in DDL.split(";\n"):
                         connection.execute(statement)
-                connection.execute("COMMIT")
+                self._patiently(connection, "COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
                 raise
-        mode = self._patiently(connection, "PRAGMA journal_mode = WAL")[0]
+        (mode,) = self._patiently(connection, "PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal" and self.path is not None:
             raise ConfigError(f"{self.name} cannot use a write-ahead log here; is it on a network file system?")
+        connection.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves
 
-    def _patiently(self, connection: sqlite3.Connection, sql: str) -> Any:
-        """Run what SQLite may refuse at once, busy handler or not, while another process does the same."""
-        end = time.monotonic() + self.lock_timeout
+    def _patiently(
+        self, connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...] = ()
+    ) -> sqlite3.Cursor:
+        """Run what has to wait for other processes, and had no effect while it did.
+
+        SQLite's own waiting sleeps longer each time, so whoever has waited long goes on waiting while newcomers get the
+        lock; and some statements it does not wait for at all. Short random naps are fair, and faster too.
+        """
+        try:
+            return connection.execute(sql, parameters)
+        except sqlite3.OperationalError as e:
+            if _code(e) != sqlite3.SQLITE_BUSY:
+                raise
+        began = time.monotonic()
         while True:
+            waited = time.monotonic() - began
+            time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
             try:
-                return connection.execute(sql).fetchone()
+                return connection.execute(sql, parameters)
             except sqlite3.OperationalError as e:
-                if _code(e) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                if _code(e) != sqlite3.SQLITE_BUSY or waited > self.lock_timeout:
                     raise
-            time.sleep(random.uniform(0.001, 0.01))
 
     # reading
 
@@ -273,7 +287,7 @@ class Database:
         """Run one statement, in the transaction if there is one, and else as one. Gives how many rows it changed."""
         lock = self._lock()
         try:
-            return self.open().execute(sql, parameters).rowcount
+            return self._patiently(self.open(), sql, parameters).rowcount
         except sqlite3.Error as e:
             raise self.error(e, writing=True) from e
         finally:
@@ -321,7 +335,7 @@ class Database:
     def _control(self, writer: sqlite3.Connection, sql: str, *, writing: bool = False) -> None:
         self._check_mine(writer)
         try:
-            writer.execute(sql)
+            self._patiently(writer, sql)
         except sqlite3.Error as e:
             raise self.error(e, writing=writing) from e
 
@@ -355,8 +369,13 @@ class Database:
     def compact(self) -> None:
         lock = self._lock()
         try:
-            self._take(self.open(), "VACUUM", (), rows)
-            self._take(self.open(), "PRAGMA wal_checkpoint(TRUNCATE)", (), rows)
+            writer = self.open()
+            self._patiently(writer, "VACUUM")
+            writer.execute(f"PRAGMA busy_timeout = {self.lock_timeout * 1000:.0f}")  # for readers to leave the log
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            writer.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as e:
+            raise self.error(e, writing=True) from e
         finally:
             lock.release()
 

@@ -145,7 +145,7 @@ class Concurrency(Suite):
                     return
 
         async def read(reader: int) -> None:
-            seen = set()
+            seen: set[object] = set()
             try:
                 while len(seen) < STATES:
                     found = await store.get_many(keys[::-1])
@@ -176,7 +176,7 @@ class Concurrency(Suite):
                 await asyncio.sleep(0)
 
         async def audit(auditor: int) -> None:
-            seen = set()
+            seen: set[object] = set()
             try:
                 while len(seen) < STATES:
                     found = await store.get_many(accounts)

@@ -99,7 +99,7 @@ async def transfers(store: AsyncStore, keys: list[str], seed: int, until: list[s
 
 async def watches(store: AsyncStore, keys: list[str], states: int, sign: str) -> None:
     """Read until so many states have been seen."""
-    seen = set()
+    seen: set[object] = set()
     try:
         while len(seen) < states:
             found = await store.get_many(keys)
@@ -112,7 +112,7 @@ async def watches(store: AsyncStore, keys: list[str], states: int, sign: str) ->
 
 async def audits(store: AsyncStore, keys: list[str], total: int, states: int, sign: str) -> None:
     """The same, of accounts."""
-    seen = set()
+    seen: set[object] = set()
     try:
         while len(seen) < states:
             found = await store.get_many(keys)
