@@ -72,6 +72,15 @@ def test_the_demo_and_what_it_proposes_to_try(tmp_path: Path) -> None:
     assert (tmp_path / "demo.jsonl").exists()
 
 
+def test_what_it_proposes_can_be_typed_where_the_program_is_not_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    done = subprocess.run([folder / "kv", "demo", "sqlite:///app.db"], capture_output=True, text=True, check=True)
+    command = done.stdout.partition("Try next:\n")[2].splitlines()[0]
+    assert shlex.split(command)[0] == os.path.relpath(folder / "kv")
+    assert subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout == "2603"
+
+
 def test_the_demo_in_the_users_own_store(home: Path) -> None:
     done = program("-n", "my things", "demo")
     assert done.returncode == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -300,6 +302,14 @@ def _show(steps: list[Step]) -> None:
     Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
 
 
+def _program() -> str:
+    """Give what to type for this program: in an environment that is not active, `kv` alone would not be found."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "kv" or shutil.which("kv") == os.path.abspath(called):
+        return "kv"
+    return shlex.quote(os.path.relpath(called))
+
+
 def _next(place: Place, shared: bool) -> str:
     """Say what to try on the data that is left."""
     if not shared:
@@ -311,12 +321,13 @@ def _next(place: Place, shared: bool) -> str:
             options = f" --url {shlex.quote(place.url)}{options}"
         else:  # it has a password, which is not for screens
             before = f" (with KV_URL set to {place.shown})"
+    kv = _program()
     commands = (
-        f"kv{options} get name:SNOWMAN",
-        f"kv{options} get char:2603",
-        f"kv{options} keys name: --match '*SNOW*'",
-        f"kv{options} scan count:",
-        f"kv{options} export -o demo.jsonl",
+        f"{kv}{options} get name:SNOWMAN",
+        f"{kv}{options} get char:2603",
+        f"{kv}{options} keys name: --match '*SNOW*'",
+        f"{kv}{options} scan count:",
+        f"{kv}{options} export -o demo.jsonl",
     )
     return f"Try next{before}:\n" + "".join(f"  {command}\n" for command in commands)
 
