@@ -19,6 +19,7 @@ class Upkeep(Suite):
     async def test_cleanup_removes_what_has_expired_and_nothing_else(self, store: AsyncStore) -> None:
         await store.set(A, b"1")
         await store.set(B, b"2", ttl=LONG)
+        there, removed = 1, 0
         for _ in range(5):
             await expired(store, *(f"k{i}" for i in range(20)))
             there = (await store.stats()).expired
@@ -27,8 +28,7 @@ class Upkeep(Suite):
             assert (await store.stats()).expired == 0
             if removed >= there:  # else the backend's own cleanup was faster
                 break
-        else:
-            raise AssertionError(f"cleanup says that it removed {removed}, and there were {there} to remove")
+        assert removed >= there
         assert await listed(store.scan()) == [(A, b"1"), (B, b"2")]
         assert await store.ttl(A) == math.inf
         assert 0 < (await store.ttl(B) or 0) <= LONG
