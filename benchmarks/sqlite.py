@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kv
-from kv.backends.database import DDL
+from kv.backends.sqlite.schema import DDL
 
 from .harness import Case, compare, console
 

@@ -10,6 +10,7 @@ import kv
 from kv import transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -22,6 +23,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(folder))
     monkeypatch.chdir(tmp_path)
     return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a SQLite file may be made."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], kv.Store]]:
+    """Makes empty stores of one backend."""
+    made: list[kv.Store] = []
+
+    def one() -> kv.Store:
+        path = tmp_path / f"{len(made)}.db"
+        made.append(kv.open("memory://" if request.param == "memory" else f"sqlite:///{path}"))
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[kv.Store]:
+    with kv.open("memory://") as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from programs import python
 
 import kv
-from kv.backends.sortedkeys import SortedKeys
+from kv.backends.memory.sortedkeys import SortedKeys
 
 
 @pytest.fixture

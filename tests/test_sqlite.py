@@ -1,46 +1,34 @@
-"""What only the SQLite store promises: the file, its errors, processes, fork, and the shared commits of the async colour."""
+"""What only the SQLite store promises: its file, its locks, its upkeep, and what fork, kill and exit leave."""
 
-import asyncio
+from __future__ import annotations
+
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 from programs import python
+from sqlitefiles import made, raw
 
 import kv
-from kv.backends.database import APPLICATION_ID, SCHEMA_VERSION
+from kv.backends.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
 def store(path: Path) -> Iterator[kv.SQLiteStore]:
     with kv.SQLiteStore(path) as store:
         yield store
-
-
-def raw(path: Path, *statements: str) -> list[tuple[object, ...]]:
-    """What SQLite itself says, past our code."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return [row for sql in statements for row in connection.execute(sql).fetchall()]
-
-
-def made(path: Path) -> Path:
-    with kv.SQLiteStore(path) as store:
-        store.set_many((f"key{i}", b"v" * 100) for i in range(1_000))
-    return path
 
 
 # the file
@@ -89,198 +77,6 @@ def test_the_path_is_that_of_the_day_it_was_opened(path: Path, monkeypatch: pyte
         store.set("k", b"v")
         assert store.get("k") == b"v"
     assert path.exists()
-
-
-# what is not ours is refused, and left as it is
-
-
-def untouched(path: Path, kind: type[kv.KVError], *words: str) -> None:
-    before = path.read_bytes() if path.is_file() else None
-    siblings = sorted(path.parent.iterdir())
-    for durability in ("full", "normal"):
-        with pytest.raises(kind) as raised:
-            kv.open(f"sqlite:///{path}?durability={durability}")
-        for word in (str(path), *words):
-            assert word in str(raised.value)
-
-    async def main() -> None:
-        async with kv.open_async(f"sqlite:///{path}"):
-            pass
-
-    with pytest.raises(kind):
-        asyncio.run(main())
-    assert sorted(path.parent.iterdir()) == siblings
-    assert before is None or path.read_bytes() == before
-
-
-def test_a_directory_is_no_store(tmp_path: Path) -> None:
-    untouched(tmp_path, kv.ConfigError, "is a directory; give the path of a file in it")
-
-
-def test_a_directory_that_is_missing_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(kv.ConfigError, match="does not exist; make it first"):
-        kv.SQLiteStore(tmp_path / "none" / "app.db")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_text_file_is_no_store(path: Path) -> None:
-    path.write_text("these are my notes, and they are long enough to be a header of something\n" * 20)
-    untouched(path, kv.CorruptData, "is not a SQLite database", "left untouched")
-
-
-@pytest.mark.parametrize("wal", [False, True])
-def test_another_programs_database_is_no_store(path: Path, wal: bool) -> None:
-    raw(
-        path,
-        f"PRAGMA journal_mode = {'wal' if wal else 'delete'}",
-        "CREATE TABLE users (name)",
-        "INSERT INTO users VALUES ('u')",
-    )
-    untouched(path, kv.CorruptData, "a SQLite database of something else", "left untouched")
-
-
-def test_another_application_id_is_no_store(path: Path) -> None:
-    raw(path, "PRAGMA application_id = 1196444487")
-    untouched(path, kv.CorruptData, "of something else")
-
-
-def test_a_newer_schema_is_no_store_of_this_version(path: Path) -> None:
-    raw(made(path), f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    untouched(path, kv.CorruptData, f"schema version {SCHEMA_VERSION + 1}", "Upgrade anykv")
-
-
-@pytest.mark.parametrize("left", [10, 50, 100, 512, 4096, 5000, 20_000])
-def test_a_truncated_file_is_damaged_and_not_empty(path: Path, left: int) -> None:
-    made(path)
-    with path.open("r+b") as file:
-        file.truncate(left)
-    before = path.read_bytes()
-    with pytest.raises(kv.CorruptData), kv.SQLiteStore(path) as store:
-        store.get_many(f"key{i}" for i in range(1_000))
-    assert path.read_bytes() == before
-
-
-def test_verify_names_what_is_damaged(path: Path) -> None:
-    made(path)
-    with path.open("r+b") as file:
-        file.seek(9 * 4096 + 8)
-        file.write(b"\xff" * 2_000)
-    with kv.SQLiteStore(path) as store:
-        assert store.verify()
-
-
-def test_verify_names_the_rows_that_no_store_has_written(store: kv.SQLiteStore, path: Path) -> None:
-    store.set("good", b"v")
-    assert store.verify() == []
-    raw(
-        path,
-        "INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'text', 'secret')",
-        "INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'a' || char(10), x'00')",
-        "INSERT INTO kv_entries (namespace, key, value) VALUES (char(31), 'k', x'00')",
-        "INSERT INTO kv_entries (namespace, key, value, expires_at) VALUES ('', 'late', x'00', 'soon')",
-    )
-    found = store.verify()
-    assert len(found) == 4
-    for line, word in zip(
-        found, ["value of type text", "control character", "namespace is empty", "deadline of type text"], strict=True
-    ):
-        assert word in line
-    assert "secret" not in "".join(found)
-
-
-REFUSED = """
-    import os, sys, kv
-    kv.SQLiteStore(":memory:").close()   # all that is imported, before its files may no longer be read
-    if not os.geteuid():                 # root may write anywhere
-        os.setgroups([]), os.setgid(65534), os.setuid(65534)
-    try:
-        with kv.SQLiteStore(sys.argv[1]) as store:
-            store.set("k", b"new")
-        print("written")
-    except kv.KVError as e:
-        print(type(e).__name__, e)
-"""
-
-
-def refused(path: Path) -> str:
-    """What a process that may not do everything is told."""
-    for parent in path.parents:
-        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o055)  # pytest's folders are for their owner alone
-    return python(REFUSED, path)
-
-
-def test_a_read_only_file_is_refused(path: Path) -> None:
-    made(path)
-    path.chmod(0o444)
-    before = path.read_bytes()
-    out = refused(path)
-    assert out.startswith("Unavailable")
-    assert f"{path} may not be read and written by this user" in out
-    assert path.read_bytes() == before
-
-
-def test_a_read_only_directory_is_refused(path: Path) -> None:
-    made(path)
-    path.chmod(0o666)
-    path.parent.chmod(0o555)
-    before = path.read_bytes()
-    out = refused(path)
-    path.parent.chmod(0o755)
-    assert out.startswith("Unavailable")
-    assert str(path) in out
-    assert path.read_bytes() == before
-
-
-@contextmanager
-def small_disk(mount: Path) -> Iterator[None]:
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", mount], check=True)
-
-
-FILL = """
-    import os, sys, kv
-    with open(os.path.dirname(sys.argv[1]) + "/ballast", "wb") as file:
-        file.write(bytes(600_000))
-    with kv.SQLiteStore(sys.argv[1]) as store:
-        store.set("kept", b"v")
-        for i in range(10_000):
-            try:
-                store.set(f"k{i}", b"x" * 10_000)
-            except kv.Unavailable as e:
-                print(e)
-                break
-        assert store.get("kept") == b"v" and store.get(f"k{i}") is None and store.verify() == []
-        for call in (lambda: store.update("kept", lambda v: b"y" * 900_000),
-                     lambda: store.set_many({f"m{i}": b"z" * 10_000 for i in range(100)})):
-            try:
-                call()
-            except kv.Unavailable:
-                pass
-            else:
-                raise AssertionError
-        assert store.get("kept") == b"v" and store.count("m") == 0
-        os.remove(os.path.dirname(sys.argv[1]) + "/ballast")
-        store.clear("k")
-        store.compact()
-        store.set("again", b"v")
-        print(store.count(), store.verify())
-"""
-
-
-def test_a_full_disk_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    if os.geteuid():  # a mount of one's own needs a namespace of one's own
-        inside = f'mkdir {tmp_path}/m && mount -t tmpfs -o size=1m tmpfs {tmp_path}/m && exec "$0" "$@"'
-        out = python(FILL, f"{tmp_path}/m/app.db", wrapper=("unshare", "-rm", "sh", "-c", inside))
-    else:
-        with small_disk(tmp_path / "m"):
-            out = python(FILL, tmp_path / "m" / "app.db")
-    assert "the disk is full; nothing was written. Free some space and try again" in out
-    assert out.endswith(" []\n")
 
 
 # values, locks
@@ -409,6 +205,25 @@ def test_a_scan_of_large_values_is_read_in_small_pages(store: kv.SQLiteStore) ->
 
 
 # upkeep
+
+
+def test_verify_names_the_rows_that_no_store_has_written(store: kv.SQLiteStore, path: Path) -> None:
+    store.set("good", b"v")
+    assert store.verify() == []
+    raw(
+        path,
+        "INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'text', 'secret')",
+        "INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'a' || char(10), x'00')",
+        "INSERT INTO kv_entries (namespace, key, value) VALUES (char(31), 'k', x'00')",
+        "INSERT INTO kv_entries (namespace, key, value, expires_at) VALUES ('', 'late', x'00', 'soon')",
+    )
+    found = store.verify()
+    assert len(found) == 4
+    for line, word in zip(
+        found, ["value of type text", "control character", "namespace is empty", "deadline of type text"], strict=True
+    ):
+        assert word in line
+    assert "secret" not in "".join(found)
 
 
 def test_compact_gives_the_space_back(store: kv.SQLiteStore) -> None:
@@ -567,157 +382,3 @@ def test_a_program_ends_without_a_word(path: Path, how: str) -> None:
         """,
         path,
     )
-
-
-# the async colour
-
-
-def test_one_commit_carries_what_was_waiting(path: Path) -> None:
-    commits = []
-
-    async def main() -> None:
-        async with kv.AsyncSQLiteStore(path) as store:
-            writer = store._store._db.writer
-            assert writer
-            writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-            await asyncio.gather(*(store.increment("n") for _ in range(500)))
-            assert await store.get("n") == b"500"
-
-    asyncio.run(main())
-    assert 1 <= len(commits) < 20
-
-
-def test_in_a_shared_commit_each_fails_alone(path: Path) -> None:
-    async def main() -> None:
-        async with kv.AsyncSQLiteStore(path) as store:
-            await store.set("text", b"no number")
-
-            def fail(_: bytes | None) -> bytes:
-                raise ZeroDivisionError
-
-            results = await asyncio.gather(
-                store.increment("n"),
-                store.increment("text"),
-                store.update("n", fail),
-                store.update_many(["n", "m"], lambda found: {"n": found["n"], "m": bytes(1_000_000_000)}),
-                store.set("bad\n", b""),
-                store.increment("n"),
-                return_exceptions=True,
-            )
-            assert [type(r) for r in results] == [
-                int,
-                kv.NotAnInteger,
-                ZeroDivisionError,
-                kv.ValueTooLarge,
-                kv.InvalidKey,
-                int,
-            ]
-            assert await store.get_many(["n", "m", "text"]) == {"n": b"2", "text": b"no number"}
-
-    asyncio.run(main())
-
-
-def test_when_the_shared_commit_cannot_be_everybody_is_told(path: Path) -> None:
-    async def main() -> None:
-        async with kv.AsyncSQLiteStore(path, lock_timeout=0.05) as store:
-            await store.set("k", b"v")
-            with closing(sqlite3.connect(path, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
-                results = await asyncio.gather(*(store.set("k", b"w") for _ in range(10)), return_exceptions=True)
-                assert {type(r) for r in results} == {kv.Conflict}
-                assert await store.get("k") == b"v"
-            await store.set("k", b"w")
-
-    asyncio.run(main())
-
-
-def test_a_cancelled_write_happens_or_does_not_and_harms_nobody(path: Path) -> None:
-    async def main() -> None:
-        async with kv.AsyncSQLiteStore(path) as store:
-            inside, go_on = threading.Event(), threading.Event()
-
-            def slow(_: bytes | None) -> bytes:
-                inside.set()
-                assert go_on.wait(60)
-                return b"slow"
-
-            first = asyncio.create_task(store.update("first", slow))
-            await asyncio.to_thread(inside.wait, 60)
-            waiting = [asyncio.create_task(store.increment("n")) for _ in range(10)]
-            await asyncio.sleep(0)  # they are queued behind the first
-            for task in waiting[::2]:
-                task.cancel()
-            first.cancel()
-            await asyncio.sleep(0)
-            go_on.set()
-            results = await asyncio.gather(first, *waiting, return_exceptions=True)
-            assert [isinstance(r, asyncio.CancelledError) for r in results] == [True] + [True, False] * 5
-            assert await store.get("n") == b"5"  # those cancelled while they waited never ran
-            assert await store.get("first") == b"slow"  # that one was under way
-
-    asyncio.run(main())
-
-
-def test_a_second_event_loop_and_loops_in_threads(path: Path) -> None:
-    store = kv.open_async(f"sqlite:///{path}?durability=normal")
-
-    async def work(n: int) -> None:
-        await asyncio.gather(*(store.increment("n") for _ in range(n)))
-
-    asyncio.run(work(50))
-    asyncio.run(work(50))
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: asyncio.run(work(50)), range(4)))
-
-    async def end() -> None:
-        assert await store.get("n") == b"300"
-        await store.aclose()
-
-    asyncio.run(end())
-
-
-def test_closing_ends_the_threads_and_does_what_was_asked_before(path: Path) -> None:
-    before = set(threading.enumerate())
-
-    async def main() -> None:
-        store = kv.AsyncSQLiteStore(path)
-        writes = [asyncio.create_task(store.increment("n")) for _ in range(100)]
-        await asyncio.sleep(0)
-        await store.stats()
-        await store.aclose()
-        await store.aclose()
-        assert sorted(await asyncio.gather(*writes)) == list(range(1, 101))
-        for call in (store.get("k"), store.set("k", b""), store.stats()):
-            with pytest.raises(kv.StoreClosed):
-                await call
-        for thread in set(threading.enumerate()) - before:
-            thread.join(60)
-            assert not thread.is_alive()
-
-    asyncio.run(main())
-
-
-def test_an_async_program_ends_without_a_word(path: Path) -> None:
-    python(
-        """
-        import asyncio, sys, kv
-        async def main():
-            store = kv.open_async(f"sqlite:///{sys.argv[1]}")
-            await asyncio.gather(*(store.increment("n") for _ in range(100)))
-            await store.get("n")
-            return store
-        store = asyncio.run(main())   # never closed, and another task was under way
-        """,
-        path,
-    )
-
-
-def test_an_async_backup(path: Path) -> None:
-    async def main() -> None:
-        async with kv.AsyncSQLiteStore(path) as store:
-            await store.set("k", b"v")
-            await store.backup(path.with_name("copy.db"))
-
-    asyncio.run(main())
-    with kv.SQLiteStore(path.with_name("copy.db")) as copy:
-        assert copy.get("k") == b"v"

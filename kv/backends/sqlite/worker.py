@@ -13,7 +13,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from .forking import concerns
+from kv.backends.forking import concerns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

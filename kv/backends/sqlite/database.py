@@ -15,9 +15,10 @@ import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from kv.backends.cleaner import Cleaner
+from kv.backends.forking import concerns
 from kv.base import PAGE
 from kv.errors import (
     BackendError,
@@ -33,8 +34,8 @@ from kv.errors import (
 from kv.expiry import wall_ms
 from kv.keys import SEPARATOR, check_key, check_path
 
-from .cleaner import Cleaner
-from .forking import concerns
+from . import schema
+from .schema import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,27 +44,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-APPLICATION_ID: Final = 0x616E796B  # "anyk", in the file's header: how we know a file as ours
-SCHEMA_VERSION: Final = 1
-# A rowid table: a large value stands outside the index, and is not read or moved to find a key.
-DDL: Final = f"""\
-CREATE TABLE kv_entries (
-    id INTEGER PRIMARY KEY,
-    namespace TEXT NOT NULL,  -- the names, joined by U+001F ('' is the root)
-    key TEXT NOT NULL,
-    expires_at INTEGER,       -- milliseconds since 1970 (NULL: never)
-    value BLOB NOT NULL,
-    UNIQUE (namespace, key)
-);
-CREATE INDEX kv_entries_expires_at ON kv_entries (expires_at) WHERE expires_at IS NOT NULL;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-_HEADER = (
-    "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
-    "(SELECT count(*) FROM sqlite_master)"
-)
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
 _EVERY = "SELECT id, namespace, key, typeof(expires_at), typeof(value), value FROM kv_entries ORDER BY id"
 _FORK_WAIT = 5.0
@@ -144,7 +124,10 @@ class Database:
             with self.lock:
                 if self.writer is None:
                     if self.path is not None:
-                        self._check_file(self.path)
+                        try:
+                            schema.check_file(self.path, self.name)
+                        except sqlite3.Error as e:
+                            raise self.error(e) from e
                     writer = self.connect()
                     try:
                         self._check_schema(writer)
@@ -160,53 +143,13 @@ class Database:
                         self.cleaner = Cleaner(self, self.cleanup_interval)
         return self.writer
 
-    def _check_file(self, path: str) -> None:
-        """See, without changing anything, that this may be our file."""
-        if os.path.isdir(path):
-            raise ConfigError(f"{self.name} is a directory; give the path of a file in it")
-        if not os.path.isdir(os.path.dirname(path)):
-            raise ConfigError(f"{self.name}: the directory {os.path.dirname(path)!r} does not exist; make it first")
-        if not os.path.exists(path):
-            return
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise Unavailable(f"{self.name} may not be read and written by this user; see its permissions")
-        if os.path.getsize(path) == 0:
-            return
-        # Through SQLite and not through open(): closing any descriptor of the file would drop this process's locks on
-        # it. "immutable" reads the header as it stands, and takes no lock, no journal and no log.
-        try:
-            peek = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
-            try:
-                self._check_version(peek)
-            finally:
-                peek.close()
-        except sqlite3.Error as e:
-            if _code(e) != sqlite3.SQLITE_CORRUPT:  # what another process is just writing may look damaged
-                raise self.error(e) from e
-
-    def _check_version(self, connection: sqlite3.Connection) -> bool:
-        """Give whether there is a schema of ours; raise where there is another."""
-        # one statement, and so of one moment: another process may be making the schema
-        application, version, tables = connection.execute(_HEADER).fetchone()
-        if application != APPLICATION_ID:
-            if application or version or tables:
-                raise CorruptData(f"{self.name} is a SQLite database of something else; it was left untouched")
-            return False
-        if version != SCHEMA_VERSION:
-            raise CorruptData(
-                f"{self.name} has schema version {version}, and this version of anykv knows {SCHEMA_VERSION}; "
-                "it was left untouched. Upgrade anykv to open it"
-            )
-        return True
-
     def _check_schema(self, connection: sqlite3.Connection) -> None:
-        if not self._check_version(connection):
+        if not schema.is_ours(connection, self.name):
             # The schema comes before WAL: so the header of the file itself says whose it is, from the first page on.
             self._patiently(connection, "BEGIN IMMEDIATE")
             try:
-                if not self._check_version(connection):
-                    for statement in DDL.split(";\n"):
-                        connection.execute(statement)
+                if not schema.is_ours(connection, self.name):
+                    schema.make(connection)
                 self._patiently(connection, "COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -228,7 +171,7 @@ class Database:
         try:
             return connection.execute(sql, parameters)
         except sqlite3.OperationalError as e:
-            if _code(e) != sqlite3.SQLITE_BUSY:
+            if code_of(e) != sqlite3.SQLITE_BUSY:
                 raise
         began = time.monotonic()
         while True:
@@ -237,7 +180,7 @@ class Database:
             try:
                 return connection.execute(sql, parameters)
             except sqlite3.OperationalError as e:
-                if _code(e) != sqlite3.SQLITE_BUSY or waited > self.lock_timeout:
+                if code_of(e) != sqlite3.SQLITE_BUSY or waited > self.lock_timeout:
                     raise
 
     # reading
@@ -481,7 +424,7 @@ class Database:
 
     def error(self, error: sqlite3.Error, *, writing: bool = False) -> KVError:
         """Give our error for one of SQLite's."""
-        code = _code(error)
+        code = code_of(error)
         if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
             return StoreClosed(f"the store {self.name} is closed; open a new one")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -510,10 +453,6 @@ class Database:
         if code == sqlite3.SQLITE_IOERR and writing:
             return OutcomeUnknown(f"{self.name}: the disk failed during a commit ({error}); read before you try again")
         return BackendError(f"{self.name}: SQLite says: {error}")
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], writing: list[sqlite3.Connection]) -> None:

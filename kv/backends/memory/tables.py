@@ -14,12 +14,12 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from kv.backends.cleaner import Cleaner
+from kv.backends.forking import concerns
 from kv.base import PAGE
 from kv.errors import StoreClosed
 from kv.expiry import KEEP_TTL
 
-from .cleaner import Cleaner
-from .forking import concerns
 from .sortedkeys import SortedKeys
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from kv.store import Record, Stats
 from kv.url import Backend, unquoted_path
 from kv.values import check_fn, check_items, check_value, of_one, updated_many
 
-from .database import DDL, Database, first, rows
+from .database import Database, first, rows
+from .schema import DDL
 from .worker import Worker
 
 if TYPE_CHECKING:

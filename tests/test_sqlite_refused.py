@@ -1,0 +1,185 @@
+"""What is no store of ours, is damaged, read-only or full: refused in our words, and left as it is."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from programs import python
+from sqlitefiles import made, raw
+
+import kv
+from kv.backends.sqlite.schema import SCHEMA_VERSION
+
+
+def untouched(path: Path, kind: type[kv.KVError], *words: str) -> None:
+    before = path.read_bytes() if path.is_file() else None
+    siblings = sorted(path.parent.iterdir())
+    for durability in ("full", "normal"):
+        with pytest.raises(kind) as raised:
+            kv.open(f"sqlite:///{path}?durability={durability}")
+        for word in (str(path), *words):
+            assert word in str(raised.value)
+
+    async def main() -> None:
+        async with kv.open_async(f"sqlite:///{path}"):
+            pass
+
+    with pytest.raises(kind):
+        asyncio.run(main())
+    assert sorted(path.parent.iterdir()) == siblings
+    assert before is None or path.read_bytes() == before
+
+
+def test_a_directory_is_no_store(tmp_path: Path) -> None:
+    untouched(tmp_path, kv.ConfigError, "is a directory; give the path of a file in it")
+
+
+def test_a_directory_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(kv.ConfigError, match="does not exist; make it first"):
+        kv.SQLiteStore(tmp_path / "none" / "app.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_file_is_no_store(path: Path) -> None:
+    path.write_text("these are my notes, and they are long enough to be a header of something\n" * 20)
+    untouched(path, kv.CorruptData, "is not a SQLite database", "left untouched")
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_another_programs_database_is_no_store(path: Path, wal: bool) -> None:
+    raw(
+        path,
+        f"PRAGMA journal_mode = {'wal' if wal else 'delete'}",
+        "CREATE TABLE users (name)",
+        "INSERT INTO users VALUES ('u')",
+    )
+    untouched(path, kv.CorruptData, "a SQLite database of something else", "left untouched")
+
+
+def test_another_application_id_is_no_store(path: Path) -> None:
+    raw(path, "PRAGMA application_id = 1196444487")
+    untouched(path, kv.CorruptData, "of something else")
+
+
+def test_a_newer_schema_is_no_store_of_this_version(path: Path) -> None:
+    raw(made(path), f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    untouched(path, kv.CorruptData, f"schema version {SCHEMA_VERSION + 1}", "Upgrade anykv")
+
+
+@pytest.mark.parametrize("left", [10, 50, 100, 512, 4096, 5000, 20_000])
+def test_a_truncated_file_is_damaged_and_not_empty(path: Path, left: int) -> None:
+    made(path)
+    with path.open("r+b") as file:
+        file.truncate(left)
+    before = path.read_bytes()
+    with pytest.raises(kv.CorruptData), kv.SQLiteStore(path) as store:
+        store.get_many(f"key{i}" for i in range(1_000))
+    assert path.read_bytes() == before
+
+
+def test_verify_names_what_is_damaged(path: Path) -> None:
+    made(path)
+    with path.open("r+b") as file:
+        file.seek(9 * 4096 + 8)
+        file.write(b"\xff" * 2_000)
+    with kv.SQLiteStore(path) as store:
+        assert store.verify()
+
+
+REFUSED = """
+    import os, sys, kv
+    kv.SQLiteStore(":memory:").close()   # all that is imported, before its files may no longer be read
+    if not os.geteuid():                 # root may write anywhere
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    try:
+        with kv.SQLiteStore(sys.argv[1]) as store:
+            store.set("k", b"new")
+        print("written")
+    except kv.KVError as e:
+        print(type(e).__name__, e)
+"""
+
+
+def refused(path: Path) -> str:
+    """What a process that may not do everything is told."""
+    for parent in path.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o055)  # pytest's folders are for their owner alone
+    return python(REFUSED, path)
+
+
+def test_a_read_only_file_is_refused(path: Path) -> None:
+    made(path)
+    path.chmod(0o444)
+    before = path.read_bytes()
+    out = refused(path)
+    assert out.startswith("Unavailable")
+    assert f"{path} may not be read and written by this user" in out
+    assert path.read_bytes() == before
+
+
+def test_a_read_only_directory_is_refused(path: Path) -> None:
+    made(path)
+    path.chmod(0o666)
+    path.parent.chmod(0o555)
+    before = path.read_bytes()
+    out = refused(path)
+    path.parent.chmod(0o755)
+    assert out.startswith("Unavailable")
+    assert str(path) in out
+    assert path.read_bytes() == before
+
+
+@contextmanager
+def small_disk(mount: Path) -> Iterator[None]:
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+FILL = """
+    import os, sys, kv
+    with open(os.path.dirname(sys.argv[1]) + "/ballast", "wb") as file:
+        file.write(bytes(600_000))
+    with kv.SQLiteStore(sys.argv[1]) as store:
+        store.set("kept", b"v")
+        for i in range(10_000):
+            try:
+                store.set(f"k{i}", b"x" * 10_000)
+            except kv.Unavailable as e:
+                print(e)
+                break
+        assert store.get("kept") == b"v" and store.get(f"k{i}") is None and store.verify() == []
+        for call in (lambda: store.update("kept", lambda v: b"y" * 900_000),
+                     lambda: store.set_many({f"m{i}": b"z" * 10_000 for i in range(100)})):
+            try:
+                call()
+            except kv.Unavailable:
+                pass
+            else:
+                raise AssertionError
+        assert store.get("kept") == b"v" and store.count("m") == 0
+        os.remove(os.path.dirname(sys.argv[1]) + "/ballast")
+        store.clear("k")
+        store.compact()
+        store.set("again", b"v")
+        print(store.count(), store.verify())
+"""
+
+
+def test_a_full_disk_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    if os.geteuid():  # a mount of one's own needs a namespace of one's own
+        inside = f'mkdir {tmp_path}/m && mount -t tmpfs -o size=1m tmpfs {tmp_path}/m && exec "$0" "$@"'
+        out = python(FILL, f"{tmp_path}/m/app.db", wrapper=("unshare", "-rm", "sh", "-c", inside))
+    else:
+        with small_disk(tmp_path / "m"):
+            out = python(FILL, tmp_path / "m" / "app.db")
+    assert "the disk is full; nothing was written. Free some space and try again" in out
+    assert out.endswith(" []\n")
