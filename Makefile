@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a store does
 	$(BIN)/kv demo sqlite:///demo.db
 
-test: $(VENV)/dev  ## install and run all tests
-	$(BIN)/python -m pytest -n auto
+test: $(VENV)/dev  ## install and run all tests; ARGS for pytest's own
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/ruff check

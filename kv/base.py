@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncBaseStore", "BaseStore"]
 
 D = TypeVar("D")
+T = TypeVar("T")
 
 PAGE = 500
 """How many keys the derived methods read at a time."""
@@ -76,7 +77,11 @@ class _Namespaced:
         return self._shown(type(self).__name__)
 
     def _shown(self, name: str) -> str:
-        parts = [name, self._where(), f"namespace={'/'.join(self._path)!r}" if self._path else ""]
+        parts = [
+            name,
+            self._where(),
+            f"namespace={self._path[0] if len(self._path) == 1 else self._path!r}" if self._path else "",
+        ]
         return f"<{' '.join(filter(None, parts))}>"
 
 
@@ -142,8 +147,9 @@ class BaseStore(_Namespaced, Store):
         self.update_many(entries, lambda _: entries, ttl=ttl)
 
     def delete_many(self, keys: Iterable[str]) -> int:
+        asked = check_keys(keys)
         self._check_open()
-        return sum(map(self.delete, check_keys(keys)))
+        return sum(map(self.delete, asked))
 
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
@@ -184,10 +190,10 @@ class BaseStore(_Namespaced, Store):
         Listing(prefix, match, after, limit)  # at the call, not at the first step
 
         def entries() -> Iterator[tuple[str, bytes]]:
-            last = after
-            while page := self.keys(prefix, match=match, after=last, limit=PAGE):
-                last = page[-1]
-                yield from self.get_many(page).items()
+            for page in self._pages(prefix, match, after):
+                for key in page:  # each when its turn comes: by then it may have expired
+                    if (value := self.get(key)) is not None:
+                        yield key, value
 
         return islice(entries(), limit)
 
@@ -262,11 +268,10 @@ class BaseStore(_Namespaced, Store):
     def _check_open(self) -> None:
         self.exists("-")  # any operation says it where the store is closed
 
-    def _pages(self, prefix: str, match: str | None = None) -> Iterator[list[str]]:
-        last = None
-        while page := self.keys(prefix, match=match, after=last, limit=PAGE):
+    def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> Iterator[list[str]]:
+        while page := self.keys(prefix, match=match, after=after, limit=PAGE):
             yield page
-            last = page[-1]
+            after = page[-1]
 
 
 class AsyncBaseStore(_Namespaced, AsyncStore):
@@ -330,8 +335,9 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         await self.update_many(entries, lambda _: entries, ttl=ttl)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
+        asked = check_keys(keys)
         await self._check_open()
-        return sum([await self.delete(key) for key in check_keys(keys)])
+        return sum([await self.delete(key) for key in asked])
 
     async def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
@@ -372,17 +378,12 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         Listing(prefix, match, after, limit)  # at the call, not at the first step
 
         async def entries() -> AsyncIterator[tuple[str, bytes]]:
-            last, left = after, limit
-            while page := await self.keys(prefix, match=match, after=last, limit=PAGE):
-                last = page[-1]
-                for entry in (await self.get_many(page)).items():
-                    if left is not None:
-                        if left == 0:
-                            return
-                        left -= 1
-                    yield entry
+            async for page in self._pages(prefix, match, after):
+                for key in page:  # each when its turn comes: by then it may have expired
+                    if (value := await self.get(key)) is not None:
+                        yield key, value
 
-        return entries()
+        return leading(entries(), limit)
 
     async def count(self, prefix: str = "", *, match: str | None = None) -> int:
         return sum([len(page) async for page in self._pages(prefix, match)])
@@ -432,8 +433,17 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
     async def _check_open(self) -> None:
         await self.exists("-")  # any operation says it where the store is closed
 
-    async def _pages(self, prefix: str, match: str | None = None) -> AsyncIterator[list[str]]:
-        last = None
-        while page := await self.keys(prefix, match=match, after=last, limit=PAGE):
+    async def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> AsyncIterator[list[str]]:
+        while page := await self.keys(prefix, match=match, after=after, limit=PAGE):
             yield page
-            last = page[-1]
+            after = page[-1]
+
+
+async def leading(entries: AsyncIterator[T], limit: int | None) -> AsyncIterator[T]:
+    """Give the first entries, as many as the limit says."""
+    if limit == 0:
+        return
+    async for entry in entries:
+        yield entry
+        if limit is not None and (limit := limit - 1) == 0:
+            return

@@ -54,9 +54,9 @@ def ttl_ms(ttl: TTL) -> int | None:
         # through microseconds, as timedelta does: 0.07 s is 70 ms, though the float is a little more
         micros = max(1, round(min(ttl, 2 * MAX_TTL) * 1_000_000))
     if micros <= 0:
-        raise InvalidTTL(f"ttl must be more than zero, and is {ttl}; to remove an entry use delete()")
+        raise InvalidTTL("ttl must be more than zero; to remove an entry use delete()")
     if micros > MAX_TTL * 1_000_000:
-        raise InvalidTTL(f"ttl is {ttl}; at most {MAX_TTL:,} seconds are allowed, and None means never")
+        raise InvalidTTL(f"ttl may be {MAX_TTL:,} seconds at most; None means never")
     return -(-micros // 1000)
 
 

@@ -49,9 +49,10 @@ def _check(text: object, what: str, longest: int) -> str:
 
 def check_key(key: object, what: str = "key") -> str:
     """Give the key back as a plain `str`, or raise `InvalidKey`."""
-    if key == "":
+    text = _check(key, what, MAX_KEY)
+    if not text:
         raise InvalidKey(f"{what} is empty; it must be 1 to {MAX_KEY:,} bytes of UTF-8")
-    return _check(key, what, MAX_KEY)
+    return text
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
@@ -68,6 +69,8 @@ def check_keys(keys: Iterable[str]) -> list[str]:
 
 def check_path(names: Iterable[object]) -> tuple[str, ...]:
     """Give the names of nested namespaces back, or raise `InvalidKey`."""
+    if not hasattr(names, "__iter__"):
+        raise InvalidKey(f"namespace must be a str, or the names of nested ones, not {type(names).__name__}")
     path = tuple(_check(name, "namespace", MAX_NAME) for name in names)
     if "" in path:
         raise InvalidKey(f"namespace is empty; it must be 1 to {MAX_NAME} bytes of UTF-8")

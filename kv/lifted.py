@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, overload
 
-from .base import PAGE, BaseStore
 from .expiry import KEEP_TTL
-from .keys import check_keys
+from .keys import Listing, check_keys
 from .store import AsyncStore, Stats
 from .values import check_compared, check_items, check_value
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from .base import BaseStore
     from .expiry import TTL, Keep
     from .store import UpdateFn, UpdateManyFn, Value
 
@@ -123,14 +122,14 @@ class AsyncFromSync(AsyncStore):
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> AsyncIterator[tuple[str, bytes]]:
-        entries = self._store.scan(prefix, match=match, after=after, limit=limit)
+        Listing(prefix, match, after, limit)  # at the call, not at the first step
 
-        async def pages() -> AsyncIterator[tuple[str, bytes]]:
-            while page := await self._read(lambda: list(islice(entries, PAGE))):
-                for entry in page:
-                    yield entry
+        async def entries() -> AsyncIterator[tuple[str, bytes]]:
+            store = await self._read(self._store.scan, prefix, match=match, after=after, limit=limit)
+            while entry := await self._read(next, store, None):  # one by one: a page would go on while it expires
+                yield entry
 
-        return pages()
+        return entries()
 
     async def count(self, prefix: str = "", *, match: str | None = None) -> int:
         return await self._read(self._store.count, prefix, match=match)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .errors import ConfigError
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     Check = Callable[[object], object]
+
+LONGEST: Final = 100_000_000
+"""The most seconds of an interval or a timeout: three years."""
 
 _OFF = ("", "0", "off", "none", "never")
 _TRUE = ("1", "true", "yes", "on")
@@ -21,23 +24,25 @@ def seconds(value: object) -> float:
     """A positive number of seconds."""
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError("expected a positive number of seconds")
+    if not 0 < number <= LONGEST:
+        raise ValueError(f"expected a positive number of seconds, {LONGEST:,} at most")
     return number
 
 
 def seconds_or_off(value: object) -> float | None:
     """A positive number of seconds; None, 0 and "off" mean off."""
-    if value is None or value is False or str(value).lower() in _OFF or value == 0:
-        return None
-    return seconds(value)
+    return None if _off(value) else seconds(value)
+
+
+def _off(value: object) -> bool:
+    return value is None or value == 0 or (isinstance(value, str) and value.lower() in _OFF)
 
 
 def count_or_off(value: object) -> int | None:
     """A positive whole number; None, 0 and "off" mean off."""
-    if value is None or value is False or str(value).lower() in _OFF:
+    if _off(value):
         return None
     if isinstance(value, str) and value.isdecimal():
         value = int(value)

@@ -70,7 +70,7 @@ def open_async(url: str | None = None, **options: object) -> AsyncStore:
 
 def hide(url: str) -> str:
     """Give the URL with its passwords hidden, for messages."""
-    url = re.sub(r"(://[^:/?#@]*:)[^?#]*@", r"\1***@", url)
+    url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:|[^:/?#@]*:(?!/))[^?#]*@", r"\1***@", url)
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
@@ -94,8 +94,9 @@ def _entry_points() -> Any:
 
 def _find(url: str | None) -> tuple[str, Backend]:
     text = os.environ.get("KV_URL") if url is None else url
-    if not text:
-        raise ConfigError(f"no URL given, and KV_URL is not set; for example {_EXAMPLES}")
+    if text is None or text == "":
+        missing = "no URL given, and KV_URL is not set" if url is None else "the URL is empty"
+        raise ConfigError(f"{missing}; for example {_EXAMPLES}")
     if not isinstance(text, str):
         raise ConfigError(f"a store's URL is a str, not {type(text).__name__}; for example {_EXAMPLES}")
     scheme, colon, _ = text.partition("://")
@@ -109,7 +110,14 @@ def _find(url: str | None) -> tuple[str, Backend]:
         return text, cast("Backend", getattr(import_module(module), name))
     for point in _entry_points():
         if point.name == scheme:
-            return text, cast("Backend", point.load())
+            try:
+                return text, cast("Backend", point.load())
+            except ImportError as e:
+                package = getattr(point.dist, "name", point.value)
+                raise ConfigError(
+                    f"{scheme}:// is opened by {package}, which fails to import: {e}. Its driver may be missing; "
+                    f"see how {package} is installed"
+                ) from e
     raise _options.unknown("scheme", scheme, schemes())
 
 
@@ -123,7 +131,11 @@ def _opened(text: str, cls: type[URLStore] | None, colour: str, keywords: Mappin
     passed = getattr(cls, "url_parameters", ())
     given: dict[str, object] = {}
     rest = []
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError as e:  # two names that differ in what is no UTF-8 must not become one
+        raise ConfigError(f"what stands after the ? in {hide(text)} is not UTF-8, percent-encoded") from e
+    for name, value in pairs:
         if name in passed:
             rest.append((name, value))
         elif name == "namespace" and name in given:  # repeated, it nests

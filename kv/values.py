@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,8 +39,18 @@ def check_value(value: object) -> bytes:
 
 def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dict[str, bytes]:
     """Give the entries as a dict, of a key that comes twice the last, or raise `InvalidKey` or `InvalidValue`."""
-    pairs = items.items() if isinstance(items, Mapping) else items
-    return {check_key(key): check_value(value) for key, value in pairs}
+    if isinstance(items, Mapping):
+        return {check_key(key): check_value(value) for key, value in items.items()}
+    if not hasattr(items, "__iter__"):
+        raise InvalidValue(f"items must be a mapping, or pairs of key and value, not {type(items).__name__}")
+    entries = {}
+    for pair in items:
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise InvalidValue("items must be a mapping, or pairs of key and value; one of these is no pair") from None
+        entries[check_key(key)] = check_value(value)
+    return entries
 
 
 def check_compared(expected: Value | None, value: Value | None) -> tuple[bytes | None, bytes | None]:
@@ -129,7 +140,7 @@ def check_fn(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"update() takes a function of the value, not {type(fn).__name__}")
     target: Any = fn
-    while hasattr(target, "func"):  # functools.partial
+    while isinstance(target, partial):
         target = target.func
     for candidate in (target, vars(type(target)).get("__call__")):
         if getattr(getattr(candidate, "__code__", None), "co_flags", 0) & 0x280:  # inspect's CO_COROUTINE, async gen

@@ -73,7 +73,7 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("url", "options", "message"),
     [
-        ("", {}, "no URL given"),
+        ("", {}, "the URL is empty; for example memory://"),
         (5, {}, "a str, not int"),
         ("app.db", {}, "'app.db' is not a URL of a store; for example memory://, sqlite:///app.db"),
         ("sqlite:app.db", {}, "not a URL"),
@@ -124,6 +124,10 @@ def test_off_is_off() -> None:
     [
         ("postgresql://u:s3cret@h:5432/db?table=t", "postgresql://u:***@h:5432/db?table=t"),
         ("postgresql://u:p@ss/w:rd@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:/s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u@h/db?options=a@b", "postgresql://u@h/db?options=a@b"),
+        ("postgresql:/u:s3cret@h/db", "postgresql:/u:***@h/db"),
+        ("u:s3cret@h/db", "u:***@h/db"),
         ("redis://:s3cret@h/0", "redis://:***@h/0"),
         ("postgresql://h/db?password=s3cret&user=u", "postgresql://h/db?password=***&user=u"),
         ("rediss://h/0?ssl_keyfile_PASSWORD=a&x=b", "rediss://h/0?ssl_keyfile_PASSWORD=***&x=b"),

@@ -29,10 +29,10 @@ class Cleaner:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and wait for it. Hold no lock that `cleanup` takes."""
+        """End the thread, and wait for it, though not for long: it may wait for a lock that the caller holds."""
         self._ended.set()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(1.0)
 
 
 def _run(ref: weakref.ref[Cleans], ended: threading.Event, interval: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -18,15 +19,19 @@ class Forks(Protocol):
 
 
 _every: weakref.WeakSet[Forks] = weakref.WeakSet()
+_lock = threading.RLock()
+"""Protects the two around it: held from before a fork until after it, so that two threads fork one after the other."""
 _forking: list[Forks] = []
 
 
 def concerns(thing: Forks) -> None:
     """Have the thing told of every fork, as long as it lives."""
-    _every.add(thing)
+    with _lock:
+        _every.add(thing)
 
 
 def _before() -> None:
+    _lock.acquire()
     _forking[:] = _every
     for thing in _forking:
         thing.before_fork()
@@ -36,6 +41,7 @@ def _after(*, child: bool) -> None:
     for thing in _forking:
         thing.after_fork(child=child)
     _forking.clear()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):

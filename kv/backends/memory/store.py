@@ -8,13 +8,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
 
 from kv import options
+from kv.backends.locks import holding
 from kv.base import PAGE, BaseStore
 from kv.errors import ConfigError, Conflict
 from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms
 from kv.keys import Listing, check_key, check_keys, check_limit
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
-from kv.url import Backend
+from kv.url import Backend, hide
 from kv.values import (
     check_fn,
     check_items,
@@ -39,7 +40,10 @@ D = TypeVar("D")
 T = TypeVar("T")
 P = ParamSpec("P")
 
-RETRIES: Final = 20
+RETRIES: Final = 200
+"""So many times `fn` runs again because another write was faster."""
+TURN: Final = 0.1
+"""So many seconds an update that was overtaken waits for others that were. Whoever it waits for may wait for it."""
 
 
 class MemoryStore(BaseStore):
@@ -155,24 +159,25 @@ class MemoryStore(BaseStore):
         """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
         while not listing.empty:
             with self._memory.lock:
+                self._memory.check_open()
                 page = self._table.sorted.between(listing.start, listing.stop, PAGE)
                 entries = [self._lookup(key) for key in page]
             if not page:
                 return
             listing.go_on_after(page[-1])
-            now = clock()
             for key, entry in zip(page, entries, strict=True):
                 if isinstance(entry, bytes):
                     yield key, entry, None
-                elif entry is not None and now < entry[0]:
+                elif entry is not None and clock() < entry[0]:
                     yield key, entry[1], entry[0]
 
     def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
-        self._memory.check_open()
-        return listing.pick(key for key, *_ in self._walk(listing))
+        with self._memory.lock:  # over all pages: half of a set_many is not to be seen
+            self._memory.check_open()
+            return listing.pick(key for key, *_ in self._walk(listing))
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -183,11 +188,12 @@ class MemoryStore(BaseStore):
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
-        self._memory.check_open()
-        if prefix == "" and match is None:
-            now = clock()
-            return sum(type(entry) is bytes or entry[0] > now for entry in [*self._table.entries.values()])
-        return sum(listing.matches is None or listing.matches(key) for key, *_ in self._walk(listing))
+        with self._memory.lock:
+            self._memory.check_open()
+            if prefix == "" and match is None:
+                now = clock()
+                return sum(type(entry) is bytes or entry[0] > now for entry in self._table.entries.values())
+            return sum(listing.matches is None or listing.matches(key) for key, *_ in self._walk(listing))
 
     def namespaces(self) -> list[str]:
         self._memory.check_open()
@@ -288,18 +294,21 @@ class MemoryStore(BaseStore):
         ms: tuple[int | Keep | None, int | None],
     ) -> dict[str, bytes]:
         # A slow fn must not stop the whole store: it runs without the lock, and again where another write was faster.
-        # One that keeps losing gets the lock.
-        for _ in range(RETRIES):
-            answer = self._try_update(keys, fn, ms)
-            if answer is not None:
-                return answer
-        with self._memory.lock:
-            answer = self._try_update(keys, fn, ms)
-        if answer is None:
+        answer = self._try_update(keys, fn, ms)
+        if answer is not None:
+            return answer
+
+        def again(_: bool) -> dict[str, bytes]:
+            for _try in range(RETRIES):
+                answer = self._try_update(keys, fn, ms)
+                if answer is not None:
+                    return answer
             raise Conflict(
-                f"the function given to update of {keys[0]!r} writes to that key itself, or it kept expiring"
+                f"{RETRIES} times another write was faster than the function given to update of {keys[0]!r}"
+                f"{f' and {len(keys) - 1} more' if keys[1:] else ''}, or it writes there itself; its answer was not stored"
             )
-        return answer
+
+        return holding(self._memory.turns, TURN, again)
 
     def _try_update(
         self,
@@ -408,7 +417,9 @@ class AsyncMemoryStore(AsyncFromSync):
 
 def _check_url(url: str) -> None:
     if url.partition("://")[2].strip("/"):
-        raise ConfigError(f"{url} names a host or a path; memory:// takes neither, and each open gives a new store")
+        raise ConfigError(
+            f"{hide(url)} names a host or a path; memory:// takes neither, and each open gives a new store"
+        )
 
 
 BACKEND: Final = Backend(MemoryStore, AsyncMemoryStore)

@@ -71,9 +71,10 @@ class Memory:
     """What a store and all its views share."""
 
     def __init__(self, max_entries: int | None, cleanup_interval: float | None) -> None:
-        # Protects every write, the tables, the heap and the sorted keys. Reentrant: `fn` of a contended update runs
-        # under it, and may read.
+        # Protects every write, the tables, the heap and the sorted keys. No function of a user runs under it.
         self.lock = threading.RLock()
+        # Among updates that another write has overtaken: they go one by one, so that most of them win. No right to write.
+        self.turns = threading.RLock()
         self.tables: weakref.WeakValueDictionary[Path, Table] = weakref.WeakValueDictionary()
         self.filled: set[Table] = set()
         self.heap: list[tuple[int, Path, str]] = []  # of every deadline, also of some that are no longer

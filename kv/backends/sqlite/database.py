@@ -14,11 +14,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from kv.backends.cleaner import Cleaner
 from kv.backends.forking import concerns
+from kv.backends.locks import holding
 from kv.base import PAGE
 from kv.errors import (
     BackendError,
@@ -32,24 +33,24 @@ from kv.errors import (
     ValueTooLarge,
 )
 from kv.expiry import wall_ms
-from kv.keys import SEPARATOR, check_key, check_path
 
 from . import schema
 from .schema import code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from .worker import Call
 
 T = TypeVar("T")
+Parameters: TypeAlias = "tuple[object, ...] | Callable[[], tuple[object, ...]]"
+"""Of a statement; where a clock is among them, a function that gives them when the statement's turn has come."""
 
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
-_EVERY = "SELECT id, namespace, key, typeof(expires_at), typeof(value), value FROM kv_entries ORDER BY id"
+INT_MAX: Final = 2**31 - 1
+"""The most milliseconds that SQLite can be told to wait, and more bytes than it takes."""
 _FORK_WAIT = 5.0
 """So many seconds a fork waits for other threads to leave SQLite; longer ones are left where they are."""
-_TRANSACTION = ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
-_SAVEPOINT = ("SAVEPOINT kv", "RELEASE kv", "ROLLBACK TO kv")
 
 
 def rows(cursor: sqlite3.Cursor) -> list[Any]:
@@ -60,6 +61,10 @@ def first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
 
 
+class _Connection(sqlite3.Connection):
+    """One that a weak set can hold: a reader that an interrupt has lost is garbage then, and closed."""
+
+
 class Database:
     """A file and the connections to it: what a store and all its views share."""
 
@@ -68,10 +73,11 @@ class Database:
     ) -> None:
         self.path = path
         self.name = "sqlite://" if path is None else f"sqlite:///{path}"
+        self.closed_message = f"the store {self.name} is closed; open a new one"
         self.durability = durability
         self.lock_timeout = lock_timeout
         self.cleanup_interval = cleanup_interval
-        self.max_value = 0
+        self.max_value = INT_MAX  # until SQLite has said
         self.cleaner: Cleaner | None = None
         self.connecting = threading.Lock()  # held while a reader connects, which a fork must not cut in two
         self.closed = False
@@ -85,91 +91,112 @@ class Database:
         # update may call the store, and a batch calls many methods.
         self.lock = threading.RLock()
         self.writer: sqlite3.Connection | None = None
+        self.depth = 0  # of transactions, one in the other
+        self.inode: tuple[int, int] | None = None  # of the file that the writer has open
         self.writing: list[sqlite3.Connection] = []  # the writer, for the finalizer
         self.idle: deque[sqlite3.Connection] = deque()
-        self.every: list[sqlite3.Connection] = []  # also those that a reader has at the moment
+        self.every: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()  # also those that read at the moment
         weakref.finalize(self, _close_unused, self.lock, self.idle, self.writing)
 
     # opening
 
     def connect(self) -> sqlite3.Connection:
-        if self.closed:
-            raise StoreClosed(f"the store {self.name} is closed; open a new one")
+        self.check_open()
         try:
             connection = sqlite3.connect(
                 ":memory:" if self.path is None else self.path,
-                timeout=self.lock_timeout,
+                timeout=min(self.lock_timeout * 1000, INT_MAX) / 1000,
                 isolation_level=None,
                 check_same_thread=False,
+                factory=_Connection,
             )
+            self.every.add(connection)
+            try:
+                connection.execute(f"PRAGMA synchronous = {self.durability}")
+            except BaseException:
+                connection.close()
+                raise
         except sqlite3.Error as e:
             raise self.error(e) from e
-        self.every.append(connection)
-        try:
-            connection.execute(f"PRAGMA synchronous = {self.durability}")
-        except BaseException as e:
-            self._drop(connection)
-            if isinstance(e, sqlite3.Error):
-                raise self.error(e) from e
-            raise
         return connection
 
-    def _drop(self, connection: sqlite3.Connection) -> None:
-        self.every.remove(connection)
-        connection.close()
+    def check_open(self) -> None:
+        if self.closed:
+            raise StoreClosed(self.closed_message)
 
     def open(self) -> sqlite3.Connection:
         """Give the writing connection; the first time, see that the file is ours, or make it so."""
         if self.writer is None:
             with self.lock:
                 if self.writer is None:
-                    if self.path is not None:
-                        try:
-                            schema.check_file(self.path, self.name)
-                        except sqlite3.Error as e:
-                            raise self.error(e) from e
-                    writer = self.connect()
-                    try:
-                        self._check_schema(writer)
-                        self.max_value = writer.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - 10_000  # the rest of the row
-                    except BaseException as e:
-                        self._drop(writer)
-                        if isinstance(e, sqlite3.Error):
-                            raise self.error(e) from e
-                        raise
-                    self.writer = writer
-                    self.writing.append(writer)
-                    if self.cleanup_interval is not None:
-                        self.cleaner = Cleaner(self, self.cleanup_interval)
+                    self._open()
+        assert self.writer is not None
         return self.writer
+
+    def _open(self) -> None:
+        self.check_open()
+        writer = None
+        try:
+            if self.path is not None:
+                schema.check_file(self.path, self.name)
+            writer = self.connect()
+            self._check_schema(writer)
+            self.inode = self._inode()
+            self.max_value = writer.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - 10_000  # the rest of the row
+        except BaseException as e:
+            if writer is not None:
+                writer.close()
+            if isinstance(e, sqlite3.Error):
+                raise self.error(e) from e
+            raise
+        self.writing.append(writer)
+        self.writer = writer
+        if self.cleanup_interval is not None:
+            self.cleaner = Cleaner(self, self.cleanup_interval)
+
+    def _inode(self) -> tuple[int, int] | None:
+        """What the path leads to."""
+        if self.path is None:
+            return None
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _reader(self) -> sqlite3.Connection:
+        self.open()
+        with self.connecting:
+            # SQLite would make the file anew, and write to the old one as if nothing had happened
+            if self._inode() != self.inode:
+                raise Unavailable(f"{self.name} has been removed or replaced since it was opened; open it again")
+            return self.connect()
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
         if not schema.is_ours(connection, self.name):
             # The schema comes before WAL: so the header of the file itself says whose it is, from the first page on.
-            self._patiently(connection, "BEGIN IMMEDIATE")
+            self.patiently(connection, "BEGIN IMMEDIATE")
             try:
                 if not schema.is_ours(connection, self.name):
                     schema.make(connection)
-                self._patiently(connection, "COMMIT")
+                self.patiently(connection, "COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-        (mode,) = self._patiently(connection, "PRAGMA journal_mode = WAL").fetchone()
+        (mode,) = self.patiently(connection, "PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal" and self.path is not None:
             raise ConfigError(f"{self.name} cannot use a write-ahead log here; is it on a network file system?")
         connection.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves
 
-    def _patiently(
-        self, connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...] = ()
-    ) -> sqlite3.Cursor:
+    def patiently(self, connection: sqlite3.Connection, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run what has to wait for other processes, and had no effect while it did.
 
         SQLite's own waiting sleeps longer each time, so whoever has waited long goes on waiting while newcomers get the
         lock; and some statements it does not wait for at all. Short random naps are fair, and faster too.
         """
         try:
-            return connection.execute(sql, parameters)
+            return connection.execute(sql, parameters() if callable(parameters) else parameters)
         except sqlite3.OperationalError as e:
             if code_of(e) != sqlite3.SQLITE_BUSY:
                 raise
@@ -178,24 +205,21 @@ class Database:
             waited = time.monotonic() - began
             time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
             try:
-                return connection.execute(sql, parameters)
+                return connection.execute(sql, parameters() if callable(parameters) else parameters)
             except sqlite3.OperationalError as e:
                 if code_of(e) != sqlite3.SQLITE_BUSY or waited > self.lock_timeout:
                     raise
 
     # reading
 
-    def fetch(self, sql: str, parameters: tuple[object, ...], take: Callable[[sqlite3.Cursor], T]) -> T:
+    def fetch(self, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]) -> T:
         """Run a query and give what `take` takes of its rows."""
         if self.path is None:
-            with self.lock:
-                return self._take(self.open(), sql, parameters, take)
+            return self.locked(lambda: self._take(self.open(), sql, parameters, take))
         try:
             connection = self.idle.pop()
         except IndexError:
-            self.open()
-            with self.connecting:
-                connection = self.connect()
+            connection = self._reader()
         try:
             return self._take(connection, sql, parameters, take)
         finally:
@@ -204,37 +228,50 @@ class Database:
                 self._close_idle()
 
     def _take(
-        self,
-        connection: sqlite3.Connection,
-        sql: str,
-        parameters: tuple[object, ...],
-        take: Callable[[sqlite3.Cursor], T],
+        self, connection: sqlite3.Connection, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]
     ) -> T:
         try:
-            return take(connection.execute(sql, parameters))
+            cursor = connection.execute(sql, parameters() if callable(parameters) else parameters)
+            try:
+                return take(cursor)
+            except BaseException:
+                cursor.close()  # what keeps the error would keep the cursor, and the cursor this state of the file
+                raise
         except sqlite3.Error as e:
             raise self.error(e) from e
 
     # writing
 
-    def _lock(self) -> threading.RLock:
-        lock = self.lock
-        if not lock.acquire(timeout=self.lock_timeout):
-            raise Conflict(
-                f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
-                "written. Try again, or raise lock_timeout"
-            )
-        return lock
+    def locked(self, work: Callable[[], T]) -> T:
+        """Do it as the one thread that writes."""
 
-    def write(self, sql: str, parameters: tuple[object, ...]) -> int:
+        def checked(locked: bool) -> T:
+            if not locked:
+                raise Conflict(
+                    f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
+                    "written. Try again, or raise lock_timeout"
+                )
+            return work()
+
+        return holding(self.lock, self.lock_timeout, checked)
+
+    def write(self, sql: str, parameters: Parameters) -> int:
         """Run one statement, in the transaction if there is one, and else as one. Gives how many rows it changed."""
-        lock = self._lock()
+        return self.locked(lambda: self._write(sql, parameters))
+
+    def _write(self, sql: str, parameters: Parameters) -> int:
+        writer = self.whole()
         try:
-            return self._patiently(self.open(), sql, parameters).rowcount
+            return self.patiently(writer, sql, parameters).rowcount
         except sqlite3.Error as e:
             raise self.error(e, writing=True) from e
-        finally:
-            lock.release()
+
+    def whole(self) -> sqlite3.Connection:
+        """Give the writer, outside any transaction but those that are under way."""
+        writer = self.open()
+        if not self.depth and writer.in_transaction:  # an interrupt, while another one was dealt with
+            writer.execute("ROLLBACK")
+        return writer
 
     def read(self, writer: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[Any]:
         """Run a query inside a transaction."""
@@ -249,36 +286,47 @@ class Database:
         except sqlite3.Error as e:
             raise self.error(e) from e
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written inside, or nothing; inside another one, all of this part. Gives what writes."""
-        lock = self._lock()
+    def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do the work so that all it writes is there, or nothing; inside another transaction, all of this part."""
+        return self.locked(lambda: self._transaction(work))
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        writer = self.whole()
+        depth = self.depth
+        begin, end, undo = (
+            (f"SAVEPOINT kv{depth}", f"RELEASE kv{depth}", f"ROLLBACK TO kv{depth}")
+            if depth
+            else ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
+        )
         try:
-            writer = self.open()
-            inner = writer.in_transaction
-            begin, end, undo = _SAVEPOINT if inner else _TRANSACTION
-            try:
-                self._control(writer, begin)
-                yield writer
-                self._control(writer, end, writing=not inner)
-            except BaseException:
-                if writer.in_transaction and writer is self.writer:  # not where SQLite rolled back, nor after a fork
-                    with suppress(sqlite3.Error):
-                        writer.execute(undo)
-                        if inner:
-                            writer.execute(end)
-                raise
+            self.depth = depth + 1
+            self._control(writer, begin)
+            result = work(writer)
+            self._control(writer, end, writing=not depth)
+        except BaseException:
+            # nothing to undo where SQLite has, or after a fork inside the work, or when it has closed the store
+            if writer is self.writer and writer.in_transaction:
+                with suppress(sqlite3.Error):
+                    writer.execute(undo)
+                    if depth:
+                        writer.execute(end)
+            raise
         finally:
-            lock.release()
+            if writer is self.writer:
+                self.depth = depth
+        return result
 
     def _check_mine(self, writer: sqlite3.Connection) -> None:
         if writer is not self.writer:
-            raise BackendError(f"{self.name}: the process was forked inside an update, or the store was closed there")
+            self.check_open()
+            raise BackendError(
+                f"{self.name}: the process was forked inside an update, which goes on in the parent only"
+            )
 
     def _control(self, writer: sqlite3.Connection, sql: str, *, writing: bool = False) -> None:
         self._check_mine(writer)
         try:
-            self._patiently(writer, sql)
+            self.patiently(writer, sql)
         except sqlite3.Error as e:
             raise self.error(e, writing=writing) from e
 
@@ -287,15 +335,22 @@ class Database:
         if len(calls) == 1:
             calls[0].execute()
             return
-        try:
-            with self.transaction():
-                for call in calls:
-                    call.execute()
-                    if call.error and not self.open().in_transaction:  # SQLite itself has rolled all of it back
-                        raise call.error
-        except BaseException as e:
+
+        def work(writer: sqlite3.Connection) -> None:
             for call in calls:
-                call.error = e
+                call.execute()
+                if call.error and not writer.in_transaction:  # SQLite itself has rolled all of it back
+                    raise call.error
+
+        try:
+            self.transaction(work)
+        except BaseException as e:
+            full = isinstance(e.__cause__, sqlite3.Error) and code_of(e.__cause__) == sqlite3.SQLITE_FULL
+            for call in calls:
+                if full:  # nothing has been written, and what is too much together may not be so alone
+                    call.execute()
+                else:
+                    call.error = e
 
     # keeping
 
@@ -309,69 +364,6 @@ class Database:
                 break
         return removed
 
-    def compact(self) -> None:
-        lock = self._lock()
-        try:
-            writer = self.open()
-            self._patiently(writer, "VACUUM")
-            writer.execute(f"PRAGMA busy_timeout = {self.lock_timeout * 1000:.0f}")  # for readers to leave the log
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            writer.execute("PRAGMA busy_timeout = 0")
-        except sqlite3.Error as e:
-            raise self.error(e, writing=True) from e
-        finally:
-            lock.release()
-
-    def disk_bytes(self) -> int | None:
-        if self.path is None:
-            return None
-        size = 0
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                size += os.stat(self.path + suffix).st_size
-        return size
-
-    def verify(self) -> list[str]:
-        found: list[str] = []
-
-        def read(cursor: sqlite3.Cursor) -> None:
-            for number, namespace, key, age, kind, _ in cursor:
-                wrong = [] if age in ("null", "integer") else [f"a deadline of type {age}"]
-                if kind != "blob":
-                    wrong.append(f"a value of type {kind}")
-                try:
-                    check_key(key)
-                    check_path(namespace.split(SEPARATOR) if namespace else ())
-                except (KVError, AttributeError) as e:
-                    wrong.append(str(e))
-                found.extend(f"row {number}, namespace {namespace!r}, key {key!r}: {what}" for what in wrong)
-
-        try:
-            found += [line for (line,) in self.fetch("PRAGMA integrity_check", (), rows) if line != "ok"]
-            self.fetch(_EVERY, (), read)
-        except CorruptData as e:
-            found.append(str(e))
-        return found
-
-    def backup(self, path: str) -> None:
-        if os.path.exists(path):
-            raise ConfigError(f"{path} exists; a backup goes to a new file")
-        part = f"{path}.part"
-        with suppress(FileNotFoundError):
-            os.remove(part)
-        try:
-            target = sqlite3.connect(part)
-            try:
-                self.fetch("SELECT 1", (), lambda cursor: cursor.connection.backup(target))
-            finally:
-                target.close()
-            os.replace(part, path)
-        except sqlite3.Error as e:
-            raise self.error(e) from e
-        finally:
-            with suppress(FileNotFoundError):
-                os.remove(part)
-
     # ending
 
     def close(self) -> None:
@@ -379,9 +371,10 @@ class Database:
             self.closed = True
             cleaner, self.cleaner = self.cleaner, None
             writer, self.writer = self.writer, None
+            self.depth = 0
             self.writing.clear()
             if writer is not None:
-                self._drop(writer)
+                writer.close()
             self._close_idle()
         if cleaner:
             cleaner.stop()
@@ -392,7 +385,7 @@ class Database:
                 connection = self.idle.pop()
             except IndexError:
                 return
-            self._drop(connection)
+            connection.close()
 
     def before_fork(self) -> None:
         # The child has SQLite's own locks as they are at the fork: so no other thread may be inside SQLite then.
@@ -413,7 +406,7 @@ class Database:
             self.lock.release()
         if child and self.path is not None:  # a copy of memory is a store of its own
             # SQLite forbids to use a connection in a child, and even to close it there: they are leaked on purpose.
-            _leak(self.every)
+            _leak([*self.every])
             self.idle.clear()
             self.writing.clear()
             self._begin()
@@ -426,7 +419,7 @@ class Database:
         """Give our error for one of SQLite's."""
         code = code_of(error)
         if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
-            return StoreClosed(f"the store {self.name} is closed; open a new one")
+            return StoreClosed(self.closed_message)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Conflict(
                 f"{self.name}: another process has kept the file locked for more than {self.lock_timeout:g} s; nothing "
@@ -450,8 +443,12 @@ class Database:
             return ValueTooLarge(
                 f"{self.name}: SQLite holds values up to {self.max_value:,} bytes; nothing was written"
             )
-        if code == sqlite3.SQLITE_IOERR and writing:
-            return OutcomeUnknown(f"{self.name}: the disk failed during a commit ({error}); read before you try again")
+        if code == sqlite3.SQLITE_IOERR:
+            if writing:
+                return OutcomeUnknown(
+                    f"{self.name}: the disk failed during a commit ({error}); read before you try again"
+                )
+            return Unavailable(f"{self.name}: the disk failed or is full ({error}); nothing was written")
         return BackendError(f"{self.name}: SQLite says: {error}")
 
 

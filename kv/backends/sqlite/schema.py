@@ -38,11 +38,16 @@ def check_file(path: str, name: str) -> None:
         raise ConfigError(f"{name} is a directory; give the path of a file in it")
     if not os.path.isdir(os.path.dirname(path)):
         raise ConfigError(f"{name}: the directory {os.path.dirname(path)!r} does not exist; make it first")
-    if not os.path.exists(path):
-        return
-    if not os.access(path, os.R_OK | os.W_OK):
+    there = os.path.exists(path)
+    if there and not os.access(path, os.R_OK | os.W_OK):
         raise Unavailable(f"{name} may not be read and written by this user; see its permissions")
-    if os.path.getsize(path) == 0:
+    if not there or os.path.getsize(path) == 0:
+        # our own first page is in the file before there is a log; SQLite would throw this one away
+        if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
+            raise CorruptData(
+                f"{name} is {'empty' if there else 'missing'}, and {path}-wal is not; they were left untouched. "
+                "Restore the file, or move its log away"
+            )
         return
     # Through SQLite and not through open(): closing any descriptor of the file would drop this process's locks on
     # it. "immutable" reads the header as it stands, and takes no lock, no journal and no log.

@@ -9,7 +9,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
 
 from kv import options
-from kv.base import PAGE, BaseStore
+from kv.base import PAGE, BaseStore, leading
 from kv.errors import (
     ConfigError,
     ValueTooLarge,
@@ -18,15 +18,16 @@ from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
-from kv.url import Backend, unquoted_path
+from kv.url import Backend, hide, unquoted_path
 from kv.values import check_fn, check_items, check_value, of_one, updated_many
 
+from . import upkeep
 from .database import Database, first, rows
 from .schema import DDL
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from kv.expiry import TTL, Keep
@@ -178,29 +179,31 @@ class SQLiteStore(BaseStore):
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
         most = -1 if listing.matches or listing.limit is None else listing.limit
-        return self._db.fetch(_KEYS, (*self._range(listing), most), lambda rows: listing.pick(key for (key,) in rows))
+        return self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
 
-    def _range(self, listing: Listing) -> tuple[object, ...]:
+    def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
-        return self._ns, listing.start, stop, wall_ms()
+        return lambda: (self._ns, listing.start, stop, wall_ms(), *more)
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> Iterator[tuple[str, bytes]]:
         listing = Listing(prefix, match, after, limit)
         self._db.open()
-        return listing.pick_entries((key, value) for key, value, _ in self._walk(listing))
+        return listing.pick_entries(
+            (key, value) for page in self._pages_of(listing) for key, value, until in page if not _past(until)
+        )
 
-    def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
+    def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
         """Give the live rows of the range, a page at a time, holding nothing between two pages."""
-        while not listing.empty and (page := self._db.fetch(_SCAN, (*self._range(listing), PAGE), _page)):
-            yield from page
+        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
+            yield page
             listing.go_on_after(page[-1][0])
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         if matches := listing.matches:
-            return self._db.fetch(_KEYS, (*self._range(listing), -1), lambda rows: sum(matches(key) for (key,) in rows))
+            return self._db.fetch(_KEYS, self._range(listing, -1), lambda rows: sum(matches(key) for (key,) in rows))
         count: int = self._db.fetch(_COUNT, self._range(listing), first)[0]
         return count
 
@@ -208,20 +211,19 @@ class SQLiteStore(BaseStore):
         head = self._ns + SEPARATOR if self._ns else ""
         start, stop = head or "\x01", prefix_end(head) or _END
         names: list[str] = []
-        while row := self._db.fetch(_NAMESPACE, (start, stop, wall_ms()), first):
+        while row := self._db.fetch(_NAMESPACE, lambda: (start, stop, wall_ms()), first):  # noqa: B023 - at once
             names.append(row[0][len(head) :].partition(SEPARATOR)[0])
             start = head + names[-1] + "\x20"  # behind all that are in it: the least that another name can begin with
         return names
 
     def stats(self) -> Stats:
-        now = wall_ms()
-        live, expired, key_bytes, value_bytes = self._db.fetch(_STATS, (now, now, now, now, self._ns), first)
+        live, expired, key_bytes, value_bytes = self._db.fetch(_STATS, lambda: (*[wall_ms()] * 4, self._ns), first)
         return Stats(
             keys=live,
             expired=expired,
             key_bytes=int(key_bytes),
             value_bytes=int(value_bytes),
-            disk_bytes=self._db.disk_bytes(),
+            disk_bytes=upkeep.disk_bytes(self._db),
             backend="sqlite",
             version=sqlite3.sqlite_version,
         )
@@ -238,32 +240,40 @@ class SQLiteStore(BaseStore):
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
         ms = None if ttl is None else ttl_ms(ttl)
-        self._db.write(_PUT, self._row(check_key(key), check_value(value), _until(ms)))
+        row = self._row(check_key(key), check_value(value), None)
+        self._db.write(_PUT, row if ms is None else lambda: (*row[:2], _until(ms), row[3]))
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
         ms = ttl_ms(ttl)
-        with self._db.transaction() as writer:
+
+        def work(writer: sqlite3.Connection) -> None:
             expires_at = _until(ms)
             self._db.write_many(writer, _PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
 
+        self._db.transaction(work)
+
     def delete(self, key: str) -> bool:
-        return self._db.write(_DELETE, (self._ns, check_key(key), wall_ms())) == 1
+        key = check_key(key)
+        return self._db.write(_DELETE, lambda: (self._ns, key, wall_ms())) == 1
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        return self._db.write(_DELETE_MANY, (self._ns, json.dumps(check_keys(keys)), wall_ms()))
+        asked = json.dumps(check_keys(keys))
+        return self._db.write(_DELETE_MANY, lambda: (self._ns, asked, wall_ms()))
 
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ms = ttl_ms(ttl)
-        row = self._row(check_key(key), check_value(value), _until(ms))
-        return self._db.write(_ADD, (*row, wall_ms())) == 1
+        row = self._row(check_key(key), check_value(value), None)
+        return self._db.write(_ADD, lambda: (*row[:2], _until(ms), row[3], wall_ms())) == 1
 
     def expire(self, key: str, ttl: TTL) -> bool:
         ms = ttl_ms(ttl)
-        return self._db.write(_EXPIRE, (_until(ms), self._ns, check_key(key), wall_ms())) == 1
+        key = check_key(key)
+        return self._db.write(_EXPIRE, lambda: (_until(ms), self._ns, key, wall_ms())) == 1
 
     def persist(self, key: str) -> bool:
-        return self._db.write(_PERSIST, (self._ns, check_key(key), wall_ms())) == 1
+        key = check_key(key)
+        return self._db.write(_PERSIST, lambda: (self._ns, key, wall_ms())) == 1
 
     def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
         key = check_key(key)
@@ -283,7 +293,7 @@ class SQLiteStore(BaseStore):
         fn: Callable[[dict[str, bytes]], dict[str, bytes]],
         ms: tuple[int | Keep | None, int | None],
     ) -> dict[str, bytes]:
-        with self._db.transaction() as writer:
+        def work(writer: sqlite3.Connection) -> dict[str, bytes]:
             if len(keys) == 1:
                 rows = [(keys[0], *row) for row in self._db.read(writer, _GET, (self._ns, keys[0]))]
             else:
@@ -300,16 +310,18 @@ class SQLiteStore(BaseStore):
             self._db.write_many(writer, _PUT, changed)
             if gone := [key for key in there if key not in answer]:
                 self._db.write_many(writer, _DELETE_MANY, [(self._ns, json.dumps(gone), wall_ms())])
-        return answer
+            return answer
+
+        return self._db.transaction(work)
 
     def cleanup(self, *, limit: int | None = None) -> int:
         return self._db.cleanup(check_limit(limit))
 
     def compact(self) -> None:
-        self._db.compact()
+        upkeep.compact(self._db)
 
     def verify(self) -> list[str]:
-        return self._db.verify()
+        return upkeep.verify(self._db)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the whole store, all namespaces, to a new file, while it is in use.
@@ -320,23 +332,21 @@ class SQLiteStore(BaseStore):
             ConfigError: there is a file of that name.
             Unavailable: the disk is full, or the directory is not writable.
         """
-        self._db.backup(os.path.abspath(os.fspath(path)))
+        upkeep.backup(self._db, os.path.abspath(os.fspath(path)))
 
     # travelling, see kv.transfer
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        page = self._db.fetch(_SCAN, (*self._range(Listing(after=after)), limit), _page)
+        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), _page)
         return [Record(*row) for row in page]
 
     def _load(self, records: Iterable[Record]) -> None:
-        now = wall_ms()
         rows = [
             self._row(check_key(key), check_value(value), expires_at)
             for key, value, expires_at in records
-            if expires_at is None or now < expires_at
+            if not _past(expires_at)
         ]
-        with self._db.transaction() as writer:
-            self._db.write_many(writer, _PUT, rows)
+        self._db.transaction(lambda writer: self._db.write_many(writer, _PUT, rows))
 
 
 def _until(ms: int | None) -> int | None:
@@ -353,7 +363,7 @@ def _path(url: str) -> str:
     if rest in ("", "/", "/:memory:"):
         return ":memory:"
     if not rest.startswith("/"):
-        raise ConfigError(f"{url}: a relative path takes three slashes, sqlite:///{rest}, an absolute one four")
+        raise ConfigError(f"{hide(url)}: a relative path takes three slashes, sqlite:///app.db, an absolute one four")
     return unquoted_path(rest[1:])
 
 
@@ -392,9 +402,10 @@ class AsyncSQLiteStore(AsyncFromSync):
             namespace=namespace,
         )
         super().__init__(store)
-        self._reader = Worker("kv-sqlite-reader")
-        self._writer = Worker("kv-sqlite-writer", store._db.batch)
-        self._keeper = Worker("kv-sqlite-keeper")
+        closed = store._db.closed_message
+        self._reader = Worker("kv-sqlite-reader", closed)
+        self._writer = Worker("kv-sqlite-writer", closed, store._db.batch)
+        self._keeper = Worker("kv-sqlite-keeper", closed)
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
@@ -419,12 +430,31 @@ class AsyncSQLiteStore(AsyncFromSync):
         """See `SQLiteStore.ddl`."""
         return DDL
 
+    def scan(
+        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        listing = Listing(prefix, match, after, limit)
+        pages = self._store._pages_of(listing)
+
+        async def entries() -> AsyncIterator[tuple[str, bytes]]:
+            while page := await self._read(next, pages, None):
+                for key, value, until in page:
+                    if (listing.matches is None or listing.matches(key)) and not _past(until):
+                        yield key, value
+
+        return leading(entries(), limit)
+
     async def _close(self) -> None:
-        try:
-            await self._write(self._store.close)
-        finally:
-            for worker in (self._reader, self._writer, self._keeper):
-                worker.stop()
+        # what was asked before is done first, whoever is cancelled meanwhile
+        for worker in (self._reader, self._keeper):
+            worker.stop()
+        self._writer.stop(self._end)
+        await self._writer.ended()
+
+    def _end(self) -> None:
+        for worker in (self._reader, self._keeper):
+            worker.join()
+        self._store.close()
 
     async def __aenter__(self) -> Self:
         await self._write(self._store._db.open)

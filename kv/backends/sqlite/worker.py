@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kv.backends.forking import concerns
+from kv.errors import StoreClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,7 @@ class Call:
         """Run it, unless whoever waited has been cancelled, and keep what came of it."""
         if self.future.cancelled():
             return
+        self.error = None
         try:
             self.result = self.run()
         except BaseException as e:
@@ -55,8 +58,33 @@ class Call:
             return
         if self.error is None:
             self.future.set_result(self.result)
+        elif isinstance(self.error, StopIteration):  # no coroutine can raise it: what Python itself does then
+            error = RuntimeError("coroutine raised StopIteration")
+            error.__cause__ = self.error
+            self.future.set_exception(error)
         else:
             self.future.set_exception(self.error)
+
+
+class Ending:
+    """The last that a worker is told: what to do before it ends."""
+
+    def __init__(self, last: Callable[[], None] | None = None) -> None:
+        self._last = last
+        self._done: Future[None] = Future()
+
+    def run(self) -> None:
+        try:
+            if self._last is not None:
+                self._last()
+        except BaseException as e:
+            self._done.set_exception(e)
+        else:
+            self._done.set_result(None)
+
+    async def wait(self) -> None:
+        if not hasattr(_here, "working"):  # else it is a worker who would wait for itself
+            await asyncio.shield(asyncio.wrap_future(self._done))
 
 
 def one_by_one(calls: list[Call]) -> None:
@@ -66,20 +94,28 @@ def one_by_one(calls: list[Call]) -> None:
 
 
 class Worker:
-    """A daemon thread with a queue; starts with the first call, ends with `stop` or when nobody holds the worker."""
+    """A daemon thread with a queue; starts with the first call, ends with `stop` or when nobody holds the worker.
 
-    def __init__(self, name: str, runner: Runner = one_by_one) -> None:
+    Args:
+        name: of the thread.
+        closed: what a call after `stop` is told.
+        runner: how a batch of calls is run.
+    """
+
+    def __init__(self, name: str, closed: str, runner: Runner = one_by_one) -> None:
         self._name = name
+        self._closed = closed
         self._runner = runner
         self._reset()
         concerns(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # protects the two below: nothing comes into the queue behind its end
-        self._started = False
+        self._thread: threading.Thread | None = None
         self._stopped = False
-        self._queue: SimpleQueue[Call | None] = SimpleQueue()
-        weakref.finalize(self, self._queue.put, None)
+        self._ending = Ending()
+        self._queue: SimpleQueue[Call | Ending] = SimpleQueue()
+        weakref.finalize(self, self._queue.put, self._ending)
 
     async def __call__(self, run: Callable[[], T]) -> T:
         """Run it in the thread. Cancelled before its batch begins, it does not run at all."""
@@ -87,23 +123,37 @@ class Worker:
             return run()
         call = Call(run)
         with self._lock:
-            stopped = self._stopped
-            if not stopped:
-                self._queue.put(call)
-            if not self._started:
-                self._started = True
-                args = (self._queue, self._runner)
-                threading.Thread(target=_work, args=args, name=self._name, daemon=True).start()
-        if stopped:
-            return run()  # the store is closed, and says so
+            if self._stopped:
+                raise StoreClosed(self._closed)
+            if self._thread is None:
+                self._start()
+            self._queue.put(call)
         result: T = await call.future
         return result
 
-    def stop(self) -> None:
-        """End the thread when it has done what is queued."""
+    def _start(self) -> None:
+        thread = threading.Thread(target=_work, args=(self._queue, self._runner), name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def stop(self, last: Callable[[], None] | None = None) -> None:
+        """End the thread when it has done what is queued, and then `last`."""
         with self._lock:
-            self._stopped = self._started = True
-            self._queue.put(None)
+            if not self._stopped:
+                self._stopped = True
+                self._ending = Ending(last)
+                if last and self._thread is None:
+                    self._start()
+                self._queue.put(self._ending)
+
+    async def ended(self) -> None:
+        """Wait, after `stop`, for the last to be done."""
+        await self._ending.wait()
+
+    def join(self) -> None:
+        """Wait, after `stop`, for the thread to end."""
+        if self._thread is not None:
+            self._thread.join()
 
     def before_fork(self) -> None:
         pass
@@ -113,7 +163,7 @@ class Worker:
             self._reset()
 
 
-def _work(queue: SimpleQueue[Call | None], runner: Runner) -> None:
+def _work(queue: SimpleQueue[Call | Ending], runner: Runner) -> None:
     _here.working = True
     while True:
         batch = [queue.get()]
@@ -122,12 +172,14 @@ def _work(queue: SimpleQueue[Call | None], runner: Runner) -> None:
                 batch.append(queue.get_nowait())
         except Empty:
             pass
-        calls = [call for call in batch if call is not None]
+        calls = [call for call in batch if isinstance(call, Call)]
         if calls:
             runner(calls)
             _deliver(calls)
-        if len(calls) < len(batch):
-            return
+        for ending in batch:
+            if isinstance(ending, Ending):  # the last that came
+                ending.run()
+                return
         del batch, calls  # hold nothing while waiting
 
 

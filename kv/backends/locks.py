@@ -1,0 +1,30 @@
+"""A lock that is waited for, but not for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def holding(lock: threading.RLock, seconds: float, work: Callable[[bool], T]) -> T:
+    """Do the work, which is told whether it has the lock: it has not where so many seconds have passed.
+
+    An exception of a signal handler may come between `acquire` and whatever follows it, and `with` has no bound. So the
+    lock itself is asked, as `threading.Condition` does, and what this call has taken is given back in any case.
+    """
+    outermost = not lock._is_owned()  # type: ignore[attr-defined]
+    acquired = False
+    try:
+        acquired = lock.acquire(timeout=seconds)
+        return work(acquired)
+    finally:
+        if outermost:
+            while lock._is_owned():  # type: ignore[attr-defined]
+                lock.release()
+        elif acquired:
+            lock.release()

@@ -1,0 +1,122 @@
+"""Upkeep of a SQLite file: its space, its health, a copy of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kv.errors import ConfigError, CorruptData, InvalidKey, Unavailable
+from kv.keys import SEPARATOR, check_key, check_path
+
+from .database import INT_MAX, rows
+
+if TYPE_CHECKING:
+    from .database import Database
+
+_EVERY = (
+    "SELECT id, typeof(namespace), CAST(namespace AS BLOB), typeof(key), CAST(key AS BLOB), typeof(expires_at), "
+    "typeof(value), value FROM kv_entries ORDER BY id"
+)
+
+
+def compact(db: Database) -> None:
+    def work() -> None:
+        writer = db.whole()
+        try:
+            db.patiently(writer, "VACUUM")
+            # for readers to leave the log
+            writer.execute(f"PRAGMA busy_timeout = {min(db.lock_timeout * 1000, INT_MAX):.0f}")
+            try:
+                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                writer.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as e:
+            raise db.error(e, writing=True) from e
+
+    db.locked(work)
+
+
+def disk_bytes(db: Database) -> int | None:
+    if db.path is None:
+        return None
+    size = 0
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            size += os.stat(db.path + suffix).st_size
+    return size
+
+
+def verify(db: Database) -> list[str]:
+    found: list[str] = []
+
+    def read(cursor: sqlite3.Cursor) -> None:
+        for number, *columns in cursor:
+            found.extend(
+                f"row {number}, namespace {columns[1]!r}, key {columns[3]!r}: {what}" for what in _wrong(*columns)
+            )
+
+    try:
+        found += [line for (line,) in db.fetch("PRAGMA integrity_check", (), rows) if line != "ok"]
+        db.fetch(_EVERY, (), read)
+    except CorruptData as e:
+        found.append(str(e))
+    return found
+
+
+def _wrong(
+    namespace_type: str, namespace: bytes, key_type: str, key: bytes, deadline_type: str, value_type: str, _: object
+) -> list[str]:
+    """What no store has written in a row."""
+    wrong = []
+    for what, kind, right in (
+        ("namespace", namespace_type, ["text"]),
+        ("key", key_type, ["text"]),
+        ("deadline", deadline_type, ["null", "integer"]),
+        ("value", value_type, ["blob"]),
+    ):
+        if kind not in right:
+            wrong.append(f"a {what} of type {kind}")
+    try:
+        check_key(key.decode())
+        check_path(namespace.decode().split(SEPARATOR) if namespace else ())
+    except InvalidKey as e:
+        wrong.append(str(e))
+    except UnicodeDecodeError as e:
+        wrong.append(f"text that is no UTF-8: {e}")
+    return wrong
+
+
+def backup(db: Database, path: str) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise ConfigError(f"the directory {directory!r} does not exist; make it first")
+    for there in (path, f"{path}-wal", f"{path}-journal"):  # a log would be played back into the backup
+        if os.path.exists(there):
+            raise ConfigError(f"{there} exists; a backup goes to a new file")
+    part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        target = sqlite3.connect(part)
+        try:
+            db.fetch("SELECT 1", (), lambda cursor: cursor.connection.backup(target))
+        finally:
+            target.close()
+        os.replace(part, path)
+        _sync(directory)
+    except (sqlite3.Error, OSError) as e:
+        raise Unavailable(f"the backup of {db.name} to {path} failed: {e}") from e
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(part)
+
+
+def _sync(directory: str) -> None:
+    """Have the names in a directory survive power loss."""
+    if os.name == "posix":
+        number = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
