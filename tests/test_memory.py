@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -224,8 +225,46 @@ def test_a_function_that_writes_to_its_own_key_is_told(store: kv.MemoryStore) ->
         store.increment("k")
         return b"0"
 
-    with pytest.raises(kv.Conflict, match="'k' writes to that key itself"):
+    with pytest.raises(kv.Conflict, match="function given to update of 'k', or it writes there itself"):
         store.update("k", meddling)
+
+
+def test_two_stores_whose_functions_call_each_other() -> None:
+    one, two = kv.MemoryStore(), kv.MemoryStore()
+
+    def both(first: kv.Store, second: kv.Store) -> None:
+        for _ in range(300):
+            with suppress(kv.Conflict):
+                first.update("k", lambda old: second.update("k", lambda _: b"x") and (old or b"")[:3] + b"y")
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(both, *pair) for pair in [(one, two), (two, one)] * 2]:
+            done.result(60)
+
+
+def test_no_listing_sees_half_of_set_many(store: kv.MemoryStore) -> None:
+    store.set_many((f"m{i}", b"") for i in range(3_000))
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            store.set_many({"a": b"", "z": b""})
+            store.delete_many(["a", "z"])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            writer = pool.submit(write)
+            for _ in range(100):
+                keys = store.keys()
+                assert ("a" in keys) is ("z" in keys)
+                assert store.count(match="?") in (0, 2)
+            stop.set()
+            writer.result(60)
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
 
 
 # threads, the end, fork

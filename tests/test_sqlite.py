@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -141,6 +142,64 @@ def test_a_path_may_be_any_bytes(tmp_path: Path) -> None:
         assert store.get("n") == b"2"
 
 
+def test_what_expires_while_a_call_waits_is_missing(store: kv.SQLiteStore, path: Path) -> None:
+    calls: dict[str, tuple[Callable[[str], object], object]] = {
+        "persist": (store.persist, False),
+        "expire": (lambda key: store.expire(key, 1_000), False),
+        "delete": (store.delete, False),
+        "delete_many": (lambda key: store.delete_many([key]), 0),
+        "add": (lambda key: store.add(key, b"new"), True),
+        "pop": (store.pop, None),
+        "compare_and_set": (lambda key: store.compare_and_set(key, b"old", b"new"), False),
+    }
+    store.set_many(dict.fromkeys(calls, b"old"), ttl=0.3)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(len(calls)) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = {key: pool.submit(call, key) for key, (call, _) in calls.items()}
+        while store.get_many(calls):
+            pass
+        other.execute("COMMIT")
+        assert {key: call.result(60) for key, call in waiting.items()} == {
+            key: want for key, (_, want) in calls.items()
+        }
+    assert store.get_many(calls) == {"add": b"new"}
+
+
+def test_a_file_that_was_removed_is_not_made_anew(path: Path) -> None:
+    with kv.SQLiteStore(path) as store:
+        store.set("k", b"v")
+        path.unlink()
+        with pytest.raises(kv.Unavailable, match="has been removed or replaced since it was opened; open it again"):
+            store.get("k")
+        assert not path.exists()
+
+
+def test_closed_is_closed_whatever_became_of_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    store = kv.SQLiteStore(folder / "app.db")
+    store.close()
+    shutil.rmtree(folder)
+    with pytest.raises(kv.StoreClosed):
+        store.get("k")
+    with pytest.raises(kv.StoreClosed):
+        store.set("k", b"v")
+
+
+def test_an_interrupted_read_keeps_no_state_of_the_file(store: kv.SQLiteStore) -> None:
+    store.set_many((f"k{i}", b"old") for i in range(100))
+
+    def interrupted(cursor: sqlite3.Cursor) -> None:
+        cursor.fetchone()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:
+        store._db.fetch("SELECT key FROM kv_entries", (), interrupted)
+    store.set("k1", b"new")
+    assert store.get("k1") == b"new"
+    del kept
+
+
 def test_two_stores_on_one_file_see_each_other(path: Path) -> None:
     with kv.SQLiteStore(path) as one, kv.SQLiteStore(path) as other:
         one.set("k", b"1")
@@ -216,12 +275,19 @@ def test_verify_names_the_rows_that_no_store_has_written(store: kv.SQLiteStore, 
         "INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'a' || char(10), x'00')",
         "INSERT INTO kv_entries (namespace, key, value) VALUES (char(31), 'k', x'00')",
         "INSERT INTO kv_entries (namespace, key, value, expires_at) VALUES ('', 'late', x'00', 'soon')",
+        "INSERT INTO kv_entries (namespace, key, value) VALUES (x'61', 'k', x'00')",
+        "INSERT INTO kv_entries (namespace, key, value) VALUES ('', CAST(x'FF' AS TEXT), x'00')",
     )
+    words = [
+        "a value of type text",
+        "a control character",
+        "namespace is empty",
+        "a deadline of type text",
+        "a namespace of type blob",
+        "no UTF-8",
+    ]
     found = store.verify()
-    assert len(found) == 4
-    for line, word in zip(
-        found, ["value of type text", "control character", "namespace is empty", "deadline of type text"], strict=True
-    ):
+    for line, word in zip(found, words, strict=True):
         assert word in line
     assert "secret" not in "".join(found)
 
@@ -261,8 +327,13 @@ def test_a_backup_is_one_state_of_the_store(store: kv.SQLiteStore, path: Path) -
         assert kept.verify() == []
     with pytest.raises(kv.ConfigError, match="exists; a backup goes to a new file"):
         store.backup(copy)
-    with pytest.raises(kv.Unavailable, match="cannot be opened"):
+    with pytest.raises(kv.ConfigError, match="none' does not exist; make it first"):
         store.backup(path.parent / "none" / "copy.db")
+    os.remove(copy)
+    log = path.with_name("copy.db-wal")
+    log.write_bytes(b"of some other file")
+    with pytest.raises(kv.ConfigError, match=r"copy\.db-wal exists"):
+        store.backup(copy)
     assert sorted(p.name for p in path.parent.iterdir() if "part" in p.name) == []
 
 
@@ -334,6 +405,108 @@ def test_a_child_forked_inside_an_update_writes_nothing(path: Path) -> None:
         """,
         path,
     )
+
+
+def test_two_threads_fork_at_once(path: Path) -> None:
+    python(
+        """
+        import logging      # its own fork hook would run them one after the other, came it first
+        import os, sys, threading, warnings, kv
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sys.setswitchinterval(1e-6)
+        store, memory = kv.SQLiteStore(sys.argv[1], durability="normal"), kv.MemoryStore()
+        def fork():
+            for _ in range(10):
+                pid = os.fork()
+                if not pid:
+                    store.increment("n"); memory.increment("n")
+                    os._exit(0)
+                assert os.waitpid(pid, 0)[1] == 0
+        def write():
+            for _ in range(50):
+                store.update("parent", lambda old: b"%d" % (int(old or 0) + 1))
+                memory.increment("n")
+        threads = [threading.Thread(target=work) for work in (fork, fork, fork, write)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert store.get("n") == b"30" and store.get("parent") == memory.get("n") == b"50"
+        store.close()
+        """,
+        path,
+    )
+
+
+INTERRUPTS = """
+    import random, signal, sys
+    from concurrent.futures import ThreadPoolExecutor
+    import kv
+
+    class Interrupt(Exception):
+        pass
+
+    armed = []
+
+    def interrupt(*_):
+        if armed:
+            raise Interrupt
+
+    path, again = sys.argv[1], sys.argv[2] == "again and again"
+    signal.signal(signal.SIGALRM, interrupt)
+    pool = ThreadPoolExecutor(1)
+    store = kv.SQLiteStore(path, durability="normal", lock_timeout=5)
+    other = kv.SQLiteStore(path, lock_timeout=5)    # as in another process
+    store.set_many({"a": b"0", "z": b"0"})
+    chance, kept = random.Random(1), []
+
+    def both(value):
+        store.set("nested", value)
+        return {"a": value, "z": value}
+
+    def calls(value):
+        store.set_many({"a": value, "z": value})
+        store.get("a")
+        store.update_many(["a", "z"], lambda _: both(value))
+        store.keys()
+        store.update("n", lambda old: b"%d" % (int(old or 0) + 1))
+        list(store.scan())
+
+    def interrupted(i):
+        try:
+            try:
+                armed.append(True)
+                seconds = chance.uniform(1e-6, 4e-4)
+                signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 4 + 1e-5 if again else 0)
+                while True:
+                    calls(b"%d" % i)
+            except Interrupt as e:
+                kept.append(e)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    for i in range(1_500):
+        try:
+            interrupted(i)
+        except Interrupt as e:
+            kept.append(e)
+        armed.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        found = other.get_many(["a", "z"])
+        assert found["a"] == found["z"]
+        store.set("seen", b"%d" % i)
+        assert other.get("seen") == b"%d" % i, "a write has returned, and is in no file"
+        other.set("theirs", b"%d" % i)              # no transaction is left open
+        assert store.get("theirs") == b"%d" % i     # and no old state of the file
+        if not again:
+            pool.submit(store.set, "thread", b"").result(60)    # and no lock is left held
+    assert store.verify() == []
+    pool.shutdown()
+    print(len(kept))
+"""
+
+
+@pytest.mark.parametrize("how", ["once", "again and again"])
+def test_an_exception_out_of_a_signal_handler_harms_nothing(path: Path, how: str) -> None:
+    assert int(python(INTERRUPTS, path, how)) >= 1_500
 
 
 def test_acknowledged_writes_survive_kill(path: Path) -> None:

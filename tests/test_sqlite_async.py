@@ -1,6 +1,7 @@
 """What only the async colour of the SQLite store can get wrong: shared commits, cancellation, event loops, its threads."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -162,3 +163,77 @@ def test_an_async_backup(path: Path) -> None:
     asyncio.run(main())
     with kv.SQLiteStore(path.with_name("copy.db")) as copy:
         assert copy.get("k") == b"v"
+
+
+def test_what_was_asked_before_the_end_is_done(path: Path) -> None:
+    async def main() -> None:
+        store = kv.open_async(f"sqlite:///{path}")
+        writes = [store.set(f"k{i}", b"v") for i in range(20)]
+        *_, keys, count, _, _ = await asyncio.gather(
+            *writes, store.keys(), store.clear("x"), store.aclose(), store.aclose()
+        )
+        assert count == 0
+        assert type(keys) is list
+        with pytest.raises(kv.StoreClosed):
+            await store.set("late", b"v")
+
+    asyncio.run(main())
+    with kv.SQLiteStore(path) as store:
+        assert store.count() == 20
+
+
+def test_a_cancelled_end_is_an_end(path: Path) -> None:
+    async def main() -> None:
+        before = {*threading.enumerate()}
+        store = kv.AsyncSQLiteStore(path)
+        await store.set("k", b"v")
+        end = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        end.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await end
+        with pytest.raises(kv.StoreClosed):
+            await store.get("k")
+        await store.aclose()
+        assert {*threading.enumerate()} <= before
+
+    asyncio.run(main())
+
+
+def test_the_event_loop_opens_no_file(path: Path) -> None:
+    async def main() -> None:
+        store = kv.open_async(f"sqlite:///{path}")
+        entries = store.scan()
+        assert os.listdir(path.parent) == []
+        assert [entry async for entry in entries] == []
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def test_no_thread_to_be_had_is_an_error_and_not_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        store = kv.open_async(f"sqlite:///{path}")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await store.set("k", b"v")
+        await store.set("k", b"v")
+        assert await store.get("k") == b"v"
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+def test_an_error_that_no_coroutine_can_raise_harms_no_neighbour(path: Path) -> None:
+    async def main() -> None:
+        async with kv.open_async(f"sqlite:///{path}") as store:
+            calls = [store.set("a", b"1"), store.update("k", lambda _: next(iter([]))), store.set("b", b"2")]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(result) for result in results] == [type(None), RuntimeError, type(None)]
+            assert await store.keys() == ["a", "b"]
+
+    asyncio.run(main())

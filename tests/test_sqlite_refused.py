@@ -90,6 +90,19 @@ def test_verify_names_what_is_damaged(path: Path) -> None:
         assert store.verify()
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_log_without_its_file_is_left_alone(path: Path, left: str) -> None:
+    with kv.SQLiteStore(path) as store:
+        store.set("k", b"v")
+        log = path.with_name("app.db-wal").read_bytes()
+    path.unlink()
+    if left == "an empty file":
+        path.touch()
+    path.with_name("app.db-wal").write_bytes(log)
+    untouched(path, kv.CorruptData, "is missing" if left == "nothing" else "is empty", "app.db-wal is not")
+    assert path.with_name("app.db-wal").read_bytes() == log
+
+
 REFUSED = """
     import os, sys, kv
     kv.SQLiteStore(":memory:").close()   # all that is imported, before its files may no longer be read
@@ -174,12 +187,34 @@ FILL = """
 """
 
 
-def test_a_full_disk_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+def on_a_small_disk(code: str, tmp_path: Path) -> str:
     if os.geteuid():  # a mount of one's own needs a namespace of one's own
         inside = f'mkdir {tmp_path}/m && mount -t tmpfs -o size=1m tmpfs {tmp_path}/m && exec "$0" "$@"'
-        out = python(FILL, f"{tmp_path}/m/app.db", wrapper=("unshare", "-rm", "sh", "-c", inside))
-    else:
-        with small_disk(tmp_path / "m"):
-            out = python(FILL, tmp_path / "m" / "app.db")
+        return python(code, f"{tmp_path}/m/app.db", wrapper=("unshare", "-rm", "sh", "-c", inside))
+    with small_disk(tmp_path / "m"):
+        return python(code, tmp_path / "m" / "app.db")
+
+
+def test_a_full_disk_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    out = on_a_small_disk(FILL, tmp_path)
     assert "the disk is full; nothing was written. Free some space and try again" in out
     assert out.endswith(" []\n")
+
+
+def test_on_a_full_disk_what_fits_is_written_beside_what_does_not(tmp_path: Path) -> None:
+    out = on_a_small_disk(
+        """
+        import asyncio, sys, kv
+
+        async def main():
+            async with kv.open_async("sqlite:///" + sys.argv[1]) as store:
+                await store.set("first", b"1")
+                calls = [store.set("a", b"1"), store.set("large", bytes(2_000_000)), store.increment("n")]
+                print([type(result).__name__ for result in await asyncio.gather(*calls, return_exceptions=True)])
+                print(sorted(await store.keys()))
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    assert out == "['NoneType', 'Unavailable', 'int']\n['a', 'first', 'n']\n"

@@ -81,6 +81,13 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: memory"),
         ("sqlite://app.db", {}, "three slashes, sqlite:///app.db"),
         ("memory://here", {}, "neither"),
+        ("memory://u:pw@h", {}, "memory://u:***@h names a host"),
+        ("sqlite://u:pw@h/app.db", {}, "sqlite://u:***@h/app.db: a relative path takes three slashes"),
+        ("postgres:/u:pw@h/db", {}, "not a URL"),
+        ("u:pw@h/db", {}, "'u:***@h/db' is not a URL"),
+        ("memory://?namespace=%ff", {}, "not UTF-8, percent-encoded"),
+        ("sqlite:///a.db?lock_timeout=1e10", {}, "positive number of seconds, 100,000,000 at most"),
+        ("memory://", {"cleanup_interval": 10**400}, "positive number of seconds"),
         ("memory://?max_entires=5", {}, "unknown option of memory:// 'max_entires'. Did you mean 'max_entries'?"),
         (
             "memory://",
@@ -144,14 +151,16 @@ def test_another_package_adds_a_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path
     info = tmp_path / "third_kv-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-kv\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[kv.backends]\nthird = third_kv:BACKEND\n")
+    (info / "entry_points.txt").write_text("[kv.backends]\nthird = third_kv:BACKEND\nfourth = fourth_driver:B\n")
     monkeypatch.syspath_prepend(tmp_path)
     with kv.open("third://?max_entries=3") as store:
         store.set("k", b"v")
         assert store.get("k") == b"v"
     with pytest.raises(ConfigError, match="third:// has no async store"):
         kv.open_async("third://")
-    with pytest.raises(ConfigError, match="Known: memory, sqlite, third"):
+    with pytest.raises(ConfigError, match=r"fourth:// is opened by third-kv.*: No module named 'fourth_driver'\. Its"):
+        kv.open("fourth://")
+    with pytest.raises(ConfigError, match="Known: fourth, memory, sqlite, third"):
         kv.open("thrd+x://")
 
 

@@ -14,8 +14,9 @@ T = TypeVar("T")
 def holding(lock: threading.RLock, seconds: float, work: Callable[[bool], T]) -> T:
     """Do the work, which is told whether it has the lock: it has not where so many seconds have passed.
 
-    An exception of a signal handler may come between `acquire` and whatever follows it, and `with` has no bound. So the
-    lock itself is asked, as `threading.Condition` does, and what this call has taken is given back in any case.
+    An exception of a signal handler may come after any call: between `acquire` and whatever follows it too, and `with`
+    has no bound. So what is known to be taken is given back first of all, and then the lock itself is asked, as
+    `threading.Condition` does.
     """
     outermost = not lock._is_owned()  # type: ignore[attr-defined]
     acquired = False
@@ -23,8 +24,8 @@ def holding(lock: threading.RLock, seconds: float, work: Callable[[bool], T]) ->
         acquired = lock.acquire(timeout=seconds)
         return work(acquired)
     finally:
+        if acquired:
+            lock.release()
         if outermost:
             while lock._is_owned():  # type: ignore[attr-defined]
                 lock.release()
-        elif acquired:
-            lock.release()

@@ -8,7 +8,7 @@ import inspect
 import math
 from collections import UserDict
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kv.errors import InvalidKey, InvalidValue
 from kv.store import AsyncStore, Store
@@ -163,6 +163,13 @@ class Basics(Suite):
             await store.clear()
         await store.set_many({})
         await store.set_many(iter(()))
+        assert await store.keys() == []
+
+    async def test_set_many_refuses_what_is_no_pairs(self, store: AsyncStore) -> None:
+        wrong: Any
+        for wrong in ("ab", 5, None, [(A,)], [5], [(A, b"1", b"2")], [(A, b"1"), A]):
+            with raises(InvalidValue, wrong):
+                await store.set_many(wrong)
         assert await store.keys() == []
 
     async def test_set_many_stores_the_last_value_of_a_key_that_comes_twice(self, store: AsyncStore) -> None:

@@ -6,8 +6,10 @@ import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
-from .hostile import GLOBS, KEYS
-from .suite import LONG, Suite, expired, listed, plant, raises, together
+from kv.errors import StoreClosed
+
+from .hostile import GLOBS, KEYS, A, B, C, D
+from .suite import LONG, Suite, expired, gone, listed, plant, raises, together
 
 if TYPE_CHECKING:
     from kv.store import AsyncStore
@@ -205,6 +207,23 @@ class Listing(Suite):
         assert await store.cleanup() >= 0
         assert await anext(one) == await anext(other)
         assert len(await listed(one)) == len(await listed(other)) == 1_197
+
+    async def test_a_scan_gives_nothing_past_its_deadline(self, store: AsyncStore) -> None:
+        await store.set(A, b"1")
+        await together(store, *(store.set(key, b"old", ttl=0.1) for key in (B, C, D)))
+        scans = [store.scan(), store.scan(match="*"), store.scan(limit=3)]
+        for scan in scans:
+            assert (await anext(scan))[0] == A
+        await gone(store, B, C, D)
+        assert [await listed(scan) for scan in scans] == [[], [], []]
+
+    async def test_a_scan_under_way_says_that_the_store_is_closed(self, store: AsyncStore) -> None:
+        await store.set_many({f"{{t}}{i:04}": b"1" for i in range(1_200)})
+        scan = store.scan()
+        await anext(scan)
+        await self.root.aclose()
+        with raises(StoreClosed):
+            await listed(scan)
 
     async def test_a_scan_gives_every_entry_that_lives_all_along_exactly_once(self, store: AsyncStore) -> None:
         keys = [f"{{t}}{i:04}" for i in range(1_500)]

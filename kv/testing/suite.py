@@ -42,7 +42,7 @@ class Suite:
         timeout: how many seconds one check may take before it has failed, as where calls wait for each other forever.
         big: the bytes of the largest value that the checks store; less for a backend that cannot hold so much.
         given: the store as it was given.
-        root: the same store, opened, with every method async.
+        root: the same store with every method async.
     """
 
     view: ClassVar[tuple[str, ...]] = ()
@@ -59,11 +59,13 @@ class Suite:
 
     async def _run(self, check: Callable[[Any, AsyncStore], Awaitable[None]], given: Any) -> None:
         self.given = given
-        async with lifted(given) as self.root:
-            store = self.root
-            for name in self.view:
-                store = store.namespace(name)
-            await check(self, store)
+        self.root = store = lifted(given)
+        for name in self.view:
+            store = store.namespace(name)
+        try:
+            await check(self, store)  # not inside `async with`: a store connects when it is first used
+        finally:
+            await self.root.aclose()
 
 
 def _plain(check: Callable[[Any, AsyncStore], Awaitable[None]]) -> Callable[[Suite, Any], None]:

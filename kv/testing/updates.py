@@ -12,11 +12,11 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from kv.errors import Conflict, IntegerOverflow, InvalidKey, InvalidValue, NotAnInteger, Unavailable
+from kv.errors import Conflict, IntegerOverflow, InvalidKey, InvalidValue, NotAnInteger, StoreClosed, Unavailable
 from kv.expiry import KEEP_TTL
 
 from .hostile import BAD_KEYS, BAD_TTLS, BAD_VALUES, A, B, C, D
-from .suite import LONG, Suite, expired, inside, listed, raises, recorded, together
+from .suite import LONG, Lifted, Suite, expired, inside, listed, raises, recorded, together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,6 +154,49 @@ class Updates(Suite):
             with raises(ValueError, wrong):
                 await store.update_many([A], called.append, ttl_if_new=wrong)  # type: ignore[arg-type]
         assert called == []
+
+    async def test_a_stop_iteration_of_fn_is_an_error_like_any_other(self, store: AsyncStore) -> None:
+        await store.set(A, b"old")
+
+        def fn(_: object) -> Any:
+            raise error
+
+        error = StopIteration()
+        outers: list[Callable[[], Awaitable[object]]] = [
+            functools.partial(store.update, A, fn),
+            functools.partial(store.update_many, [A, B], fn),
+        ]
+        for outer in outers:
+            with raises(RuntimeError) as raised:  # which is what Python makes of it in a coroutine
+                await outer()
+            assert raised.error.__cause__ is error
+            assert await store.get(A) == b"old"
+        assert await store.update(A, lambda _: b"new") == b"new"
+
+    async def test_anything_that_can_be_called_is_a_function(self, store: AsyncStore) -> None:
+        class Chain:
+            func = property(lambda self: self)  # as of a Mock, each attribute of which is another
+
+            def __call__(self, _: object) -> Any:
+                return b"1"
+
+            def many(self, _: object) -> Any:
+                return {A: b"2"}
+
+        assert await store.update(A, Chain()) == b"1"
+        assert await store.update_many([A], Chain().many) == {A: b"2"}
+        assert await store.update(A, functools.partial(lambda new, _: new, b"3")) == b"3"
+
+    async def test_closing_from_inside_fn_never_hangs(self, store: AsyncStore) -> None:
+        def fn(_: object) -> bytes:
+            inside(self.root, "close" if isinstance(self.root, Lifted) else "aclose")
+            return b"new"
+
+        with suppress(Exception):  # to refuse is as good as to work
+            await store.update(A, fn)
+        await self.root.aclose()
+        with raises(StoreClosed):
+            await store.get(A)
 
     async def test_a_call_on_the_store_from_inside_fn_never_hangs(self, store: AsyncStore) -> None:
         await store.set(A, b"old")

@@ -79,6 +79,13 @@ class SetManyTakesOnlyDicts(Tiny):
         super().set_many(items if isinstance(items, dict) else [], ttl=ttl)
 
 
+@caught_by("test_set_many_refuses_what_is_no_pairs")
+class WhatIsNoPairLeftOut(Tiny):
+    def set_many(self, items: Any, *, ttl: Any = None) -> None:
+        pairs = getattr(items, "items", lambda: items)()
+        super().set_many([pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2], ttl=ttl)
+
+
 @caught_by("test_set_many_stores_the_last_value_of_a_key_that_comes_twice")
 class FirstOfTwoWins(Tiny):
     def set_many(self, items: Any, *, ttl: Any = None) -> None:

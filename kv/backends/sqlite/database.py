@@ -62,7 +62,10 @@ def first(cursor: sqlite3.Cursor) -> Any:
 
 
 class _Connection(sqlite3.Connection):
-    """One that a weak set can hold: a reader that an interrupt has lost is garbage then, and closed."""
+    """One that a weak set can hold: a reader that an interrupt has lost becomes garbage, and is closed."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Database:
@@ -306,10 +309,12 @@ class Database:
         except BaseException:
             # nothing to undo where SQLite has, or after a fork inside the work, or when it has closed the store
             if writer is self.writer and writer.in_transaction:
-                with suppress(sqlite3.Error):
+                try:  # and no other call before it, after which an exception of a signal handler could come
                     writer.execute(undo)
                     if depth:
                         writer.execute(end)
+                except sqlite3.Error:
+                    pass
             raise
         finally:
             if writer is self.writer:

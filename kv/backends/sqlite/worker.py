@@ -83,8 +83,7 @@ class Ending:
             self._done.set_result(None)
 
     async def wait(self) -> None:
-        if not hasattr(_here, "working"):  # else it is a worker who would wait for itself
-            await asyncio.shield(asyncio.wrap_future(self._done))
+        await asyncio.shield(asyncio.wrap_future(self._done))
 
 
 def one_by_one(calls: list[Call]) -> None:
@@ -147,8 +146,10 @@ class Worker:
                 self._queue.put(self._ending)
 
     async def ended(self) -> None:
-        """Wait, after `stop`, for the last to be done."""
-        await self._ending.wait()
+        """Wait, after `stop`, for the last to be done, and for the thread to end."""
+        if not hasattr(_here, "working"):  # else it is a worker who would wait for itself
+            await self._ending.wait()
+            self.join()  # it has nothing left to do
 
     def join(self) -> None:
         """Wait, after `stop`, for the thread to end."""
