@@ -275,7 +275,9 @@ class Store(Protocol):
 class AsyncStore(Protocol):
     """`Store` for asyncio: the same names and the same promises.
 
-    A cancelled call leaves the old value or the new one, and neither a lock nor a lost connection.
+    A cancelled call leaves the old value or the new one, and neither a lock nor a lost connection. A call begins when it
+    is awaited, or when its task first runs; what its arguments hold then is what counts. A `StopIteration` of a user's
+    function comes out as a `RuntimeError` that it is the cause of, as from any coroutine.
     """
 
     @overload

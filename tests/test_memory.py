@@ -256,14 +256,15 @@ def test_no_listing_sees_half_of_set_many(store: kv.MemoryStore) -> None:
     try:
         with ThreadPoolExecutor(1) as pool:
             writer = pool.submit(write)
-            for _ in range(100):
-                keys = store.keys()
-                assert ("a" in keys) is ("z" in keys)
-                assert store.count(match="?") in (0, 2)
-            stop.set()
+            try:
+                for _ in range(100):
+                    keys = store.keys()
+                    assert ("a" in keys) is ("z" in keys)
+                    assert store.count(match="?") in (0, 2)
+            finally:
+                stop.set()
             writer.result(60)
     finally:
-        stop.set()
         sys.setswitchinterval(interval)
 
 

@@ -200,6 +200,20 @@ def test_an_interrupted_read_keeps_no_state_of_the_file(store: kv.SQLiteStore) -
     del kept
 
 
+def test_what_an_interrupted_rollback_has_left_is_rolled_back(store: kv.SQLiteStore, path: Path) -> None:
+    writes: list[Callable[[], object]] = [
+        lambda: store.set("k", b"new"),
+        lambda: store.set_many({"k": b"new"}),
+        store.compact,
+    ]
+    for write in writes:
+        assert store._db.writer
+        store._db.writer.execute("BEGIN IMMEDIATE")
+        store._db.writer.execute("INSERT INTO kv_entries (namespace, key, value) VALUES ('', 'half', x'')")
+        write()
+        assert raw(path, "SELECT key FROM kv_entries") == [("k",)]
+
+
 def test_two_stores_on_one_file_see_each_other(path: Path) -> None:
     with kv.SQLiteStore(path) as one, kv.SQLiteStore(path) as other:
         one.set("k", b"1")
