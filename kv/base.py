@@ -1,7 +1,7 @@
 """What a backend starts from: a few methods to write, and the rest of the contract derived from them.
 
 A backend subclasses `BaseStore` or `AsyncBaseStore` and writes the abstract methods; every other method is then there,
-and is as atomic as `update` and `update_many` are. It overrides what its engine can do better. `CONTRIBUTING.md` shows it
+and is as atomic as `_update` is. It overrides what its engine can do better. `CONTRIBUTING.md` shows it
 on one page. `kv.lifted` makes the async colour of a sync store.
 """
 
@@ -14,19 +14,22 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, overload
 
-from .expiry import KEEP_TTL, ttl_ms, wall_ms
-from .keys import Listing, check_keys, check_path
+from .expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
+from .keys import Listing, check_key, check_keys, check_path
 from .store import AsyncStore, Record, Stats, Store
 from .values import (
     Look,
     Unchanged,
     check_amount,
     check_compared,
+    check_fn,
     check_items,
     check_value,
     if_absent,
     if_equal,
     if_present,
+    of_many,
+    of_one,
     plus,
 )
 
@@ -35,9 +38,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .expiry import TTL, Keep
+    from .expiry import TTL, Ages, Keep
     from .store import UpdateFn, UpdateManyFn, Value
-    from .values import OwnFn
+    from .values import ManyFn, OwnFn
 
 __all__ = ["AsyncBaseStore", "BaseStore"]
 
@@ -105,17 +108,17 @@ class BaseStore(_Namespaced, Store):
     def delete(self, key: str) -> bool: ...
 
     @abstractmethod
-    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None: ...
-
-    @abstractmethod
     def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]: ...
 
     @abstractmethod
-    def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]: ...
+    def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        """Give `fn` the live values of the keys, store what it answers, delete what it leaves out: in one step.
+
+        What `update` and `update_many` do, when everything has been checked: each key comes once, and so is what `fn`
+        answers. Gives that answer.
+        """
 
     @abstractmethod
     def ttl(self, key: str) -> float | None: ...
@@ -134,6 +137,18 @@ class BaseStore(_Namespaced, Store):
         """Close what this store has opened. A second call does nothing."""
 
     # derived, and free to override
+
+    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        key = check_key(key)
+        check_fn(fn)
+        return self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new)).get(key)
+
+    def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]:
+        asked = check_keys(keys)
+        check_fn(fn)
+        return self._update(asked, of_many(fn, asked), update_ttl_ms(ttl, ttl_if_new))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         asked, look = check_keys(keys), Look()
@@ -291,19 +306,13 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
     async def delete(self, key: str) -> bool: ...
 
     @abstractmethod
-    async def update(
-        self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> bytes | None: ...
-
-    @abstractmethod
     async def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]: ...
 
     @abstractmethod
-    async def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]: ...
+    async def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        """See `BaseStore._update`."""
 
     @abstractmethod
     async def ttl(self, key: str) -> float | None: ...
@@ -322,6 +331,20 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         """Close what this store has opened. A second call does nothing."""
 
     # derived, and free to override
+
+    async def update(
+        self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> bytes | None:
+        key = check_key(key)
+        check_fn(fn)
+        return (await self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new))).get(key)
+
+    async def update_many(
+        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
+    ) -> dict[str, bytes]:
+        asked = check_keys(keys)
+        check_fn(fn)
+        return await self._update(asked, of_many(fn, asked), update_ttl_ms(ttl, ttl_if_new))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         asked, look = check_keys(keys), Look()

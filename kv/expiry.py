@@ -60,8 +60,12 @@ def ttl_ms(ttl: TTL) -> int | None:
     return -(-micros // 1000)
 
 
-def update_ttl_ms(ttl: TTL | Keep, ttl_if_new: TTL) -> tuple[int | Keep | None, int | None]:
-    """Give the ttl in milliseconds for an entry that is there, and for one that this call creates."""
+Ages: TypeAlias = tuple[int | Keep | None, int | None]
+"""The ttl of an `update` in milliseconds: for an entry that is there, and for one that the call creates."""
+
+
+def update_ttl_ms(ttl: TTL | Keep, ttl_if_new: TTL) -> Ages:
+    """Give what `update` was told of ttl in milliseconds, or raise `InvalidTTL`."""
     there = KEEP_TTL if ttl is KEEP_TTL else ttl_ms(ttl)
     created = None if there is KEEP_TTL else there
     return there, created if ttl_if_new is None else ttl_ms(ttl_if_new)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .store import UpdateFn, UpdateManyFn, Value
 
     OwnFn = Callable[[bytes | None], bytes | None]
+    ManyFn = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -162,8 +163,8 @@ def updated(fn: UpdateFn, current: bytes | None) -> bytes | None:
     return None if result is None else check_value(result)
 
 
-def of_one(fn: UpdateFn, key: str) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
-    """Give the function of `update` as one of `update_many`."""
+def of_one(fn: UpdateFn, key: str) -> ManyFn:
+    """Give the function of `update` as one of `update_many`, that checks what comes of it."""
 
     def one(found: dict[str, bytes]) -> dict[str, bytes]:
         new = updated(fn, found.get(key))
@@ -172,12 +173,17 @@ def of_one(fn: UpdateFn, key: str) -> Callable[[dict[str, bytes]], dict[str, byt
     return one
 
 
-def updated_many(fn: UpdateManyFn, found: dict[str, bytes], keys: Iterable[str]) -> dict[str, bytes]:
-    """Run the function of `update_many` on the values that were found under the keys."""
-    result = call(fn, dict(found))
-    if not isinstance(result, Mapping):
-        raise InvalidValue(f"the function given to update_many() must return a dict, not {type(result).__name__}")
-    answer = check_items(result)
-    for key in answer.keys() - set(keys):
-        raise InvalidKey(f"the function given to update_many() returned the key {key!r}, which was not asked for")
-    return answer
+def of_many(fn: UpdateManyFn, keys: Iterable[str]) -> ManyFn:
+    """Give the function of `update_many` as one that checks what comes of it."""
+    asked = set(keys)
+
+    def many(found: dict[str, bytes]) -> dict[str, bytes]:
+        result = call(fn, dict(found))
+        if not isinstance(result, Mapping):
+            raise InvalidValue(f"the function given to update_many() must return a dict, not {type(result).__name__}")
+        answer = check_items(result)
+        for key in answer.keys() - asked:
+            raise InvalidKey(f"the function given to update_many() returned the key {key!r}, which was not asked for")
+        return answer
+
+    return many

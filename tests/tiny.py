@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from kv.base import AsyncBaseStore, BaseStore
 from kv.errors import StoreClosed
-from kv.expiry import KEEP_TTL, TTL, Keep, ttl_ms, update_ttl_ms
-from kv.keys import Listing, check_key, check_keys, check_limit
-from kv.values import check_fn, check_value, updated, updated_many
+from kv.expiry import KEEP_TTL, TTL, Ages, Keep, ttl_ms
+from kv.keys import Listing, check_key, check_limit
+from kv.values import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kv.store import UpdateFn, UpdateManyFn, Value
+    from kv.store import Value
+    from kv.values import ManyFn
 
 Path = tuple[str, ...]
 
@@ -70,25 +71,13 @@ class TinyStore(BaseStore):
         with self._table.lock:
             return self._table.put(self._path, key, None, None)
 
-    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
-        check_fn(fn)
-
-        def one(found: dict[str, bytes]) -> dict[str, bytes]:
-            new = updated(fn, found.get(key))
-            return {} if new is None else {key: new}
-
-        return self.update_many([key], one, ttl=ttl, ttl_if_new=ttl_if_new).get(key)
-
-    def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]:
-        asked, (there, created) = check_keys(keys), update_ttl_ms(ttl, ttl_if_new)
-        check_fn(fn)
+    def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        there, created = ages
         with self._table.lock:
             self._table.find(self._path, "-")  # is it open?
-            found = {key: entry[0] for key in asked if (entry := self._table.find(self._path, key))}
-            answer = updated_many(fn, found, asked)
-            for key in asked:
+            found = {key: entry[0] for key in keys if (entry := self._table.find(self._path, key))}
+            answer = fn(found)
+            for key in keys:
                 self._table.put(self._path, key, answer.get(key), there if key in found else created)
             return answer
 
@@ -151,15 +140,8 @@ class AsyncTinyStore(AsyncBaseStore):
     async def delete(self, key: str) -> bool:
         return (await self._at()).delete(key)
 
-    async def update(
-        self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> bytes | None:
-        return (await self._at()).update(key, fn, ttl=ttl, ttl_if_new=ttl_if_new)
-
-    async def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]:
-        return (await self._at()).update_many(keys, fn, ttl=ttl, ttl_if_new=ttl_if_new)
+    async def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        return (await self._at())._update(keys, fn, ages)
 
     async def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None

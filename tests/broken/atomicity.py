@@ -18,7 +18,7 @@ from tiny import AsyncTinyStore, TinyStore
 import kv
 from broken.base import Tiny, caught_by, network
 from kv.errors import BackendError, KVError
-from kv.values import Unchanged, to_int, updated, updated_many
+from kv.values import Unchanged, of_many, to_int, updated
 
 
 @caught_by("test_concurrent_updates_lose_nothing")
@@ -71,7 +71,7 @@ class LostUpdateOfMany(Tiny):
         asked = [*keys]
         if len(asked) == 1:
             return super().update_many(asked, fn, **ttl)
-        answer = updated_many(fn, self.get_many(asked), asked)
+        answer = of_many(fn, asked)(self.get_many(asked))
         network()
         return super().update_many(asked, lambda _: answer, **ttl)
 

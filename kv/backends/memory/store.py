@@ -17,11 +17,8 @@ from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
 from kv.url import Backend, hide
 from kv.values import (
-    check_fn,
     check_items,
     check_value,
-    of_one,
-    updated_many,
 )
 
 from .tables import GONE, UNIX, Entry, Memory, Path, clock, live_value, successor, until
@@ -30,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
-    from kv.expiry import TTL, Keep
-    from kv.store import UpdateFn, UpdateManyFn, Value
-    from kv.values import OwnFn
+    from kv.expiry import TTL, Ages, Keep
+    from kv.store import Value
+    from kv.values import ManyFn, OwnFn
 
 __all__ = ["AsyncMemoryStore", "MemoryStore"]
 
@@ -263,44 +260,27 @@ class MemoryStore(BaseStore):
 
     def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
         key = check_key(key)
-        ms = update_ttl_ms(ttl, ttl_if_new)
+        ages = update_ttl_ms(ttl, ttl_if_new)
         with self._memory.lock:
             self._memory.check_open()
             old = self._lookup(key)
             current = live_value(old, clock())
             new = fn(current)
             if new is not None:
-                self._memory.put(self._table, key, successor(None if current is None else old, new, ms))
+                self._memory.put(self._table, key, successor(None if current is None else old, new, ages))
             elif current is not None:
                 self._memory.remove(self._table, key)
             return new
 
-    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
-        key = check_key(key)
-        check_fn(fn)
-        return self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new)).get(key)
-
-    def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]:
-        asked = check_keys(keys)
-        check_fn(fn)
-        return self._update(asked, lambda found: updated_many(fn, found, asked), update_ttl_ms(ttl, ttl_if_new))
-
-    def _update(
-        self,
-        keys: list[str],
-        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
-        ms: tuple[int | Keep | None, int | None],
-    ) -> dict[str, bytes]:
+    def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
         # A slow fn must not stop the whole store: it runs without the lock, and again where another write was faster.
-        answer = self._try_update(keys, fn, ms)
+        answer = self._try_update(keys, fn, ages)
         if answer is not None:
             return answer
 
         def again(_: bool) -> dict[str, bytes]:
             for _try in range(RETRIES):
-                answer = self._try_update(keys, fn, ms)
+                answer = self._try_update(keys, fn, ages)
                 if answer is not None:
                     return answer
             raise Conflict(
@@ -310,12 +290,7 @@ class MemoryStore(BaseStore):
 
         return holding(self._memory.turns, TURN, again)
 
-    def _try_update(
-        self,
-        keys: list[str],
-        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
-        ms: tuple[int | Keep | None, int | None],
-    ) -> dict[str, bytes] | None:
+    def _try_update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes] | None:
         """Run fn on what is there, and store its answer if that is still there; None if it is not."""
         memory, lookup = self._memory, self._lookup
         with memory.lock:
@@ -334,7 +309,7 @@ class MemoryStore(BaseStore):
             changes: dict[str, Entry] = {}
             for key in keys:
                 if key in answer:
-                    changes[key] = successor(seen[key] if key in found else None, answer[key], ms)
+                    changes[key] = successor(seen[key] if key in found else None, answer[key], ages)
                 elif key in found:
                     changes[key] = GONE
             memory.write(self._table, changes)

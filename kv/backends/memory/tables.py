@@ -23,7 +23,7 @@ from kv.expiry import KEEP_TTL
 from .sortedkeys import SortedKeys
 
 if TYPE_CHECKING:
-    from kv.expiry import Keep
+    from kv.expiry import Ages
 
 Entry: TypeAlias = bytes | tuple[int, bytes]
 """The value, or the deadline in nanoseconds of the monotonic clock, and the value."""
@@ -48,9 +48,9 @@ def until(ms: int | None, value: bytes) -> Entry:
     return value if ms is None else (clock() + ms * 1_000_000, value)
 
 
-def successor(old: Entry | None, value: bytes, ms: tuple[int | Keep | None, int | None]) -> Entry:
+def successor(old: Entry | None, value: bytes, ages: Ages) -> Entry:
     """Give the entry that follows a live one, or None, in an update (see `update_ttl_ms`)."""
-    age = ms[1] if old is None else ms[0]
+    age = ages[1] if old is None else ages[0]
     if age is KEEP_TTL:
         return (old[0], value) if type(old) is tuple else value
     return until(age, value)

@@ -14,12 +14,12 @@ from kv.errors import (
     ConfigError,
     ValueTooLarge,
 )
-from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
+from kv.expiry import KEEP_TTL, ttl_ms, wall_ms
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
 from kv.url import Backend, hide, unquoted_path
-from kv.values import check_fn, check_items, check_value, of_one, updated_many
+from kv.values import check_items, check_value
 
 from . import upkeep
 from .database import Database, first, rows
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import Self
 
-    from kv.expiry import TTL, Keep
-    from kv.store import UpdateFn, UpdateManyFn, Value
+    from kv.expiry import TTL, Ages
+    from kv.store import Value
+    from kv.values import ManyFn
 
 __all__ = ["AsyncSQLiteStore", "SQLiteStore"]
 
@@ -275,24 +276,7 @@ class SQLiteStore(BaseStore):
         key = check_key(key)
         return self._db.write(_PERSIST, lambda: (self._ns, key, wall_ms())) == 1
 
-    def update(self, key: str, fn: UpdateFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
-        key = check_key(key)
-        check_fn(fn)
-        return self._update([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new)).get(key)
-
-    def update_many(
-        self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
-    ) -> dict[str, bytes]:
-        asked = check_keys(keys)
-        check_fn(fn)
-        return self._update(asked, lambda found: updated_many(fn, found, asked), update_ttl_ms(ttl, ttl_if_new))
-
-    def _update(
-        self,
-        keys: list[str],
-        fn: Callable[[dict[str, bytes]], dict[str, bytes]],
-        ms: tuple[int | Keep | None, int | None],
-    ) -> dict[str, bytes]:
+    def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
         def work(writer: sqlite3.Connection) -> dict[str, bytes]:
             if len(keys) == 1:
                 rows = [(keys[0], *row) for row in self._db.read(writer, _GET, (self._ns, keys[0]))]
@@ -305,7 +289,7 @@ class SQLiteStore(BaseStore):
                     break  # else an entry has expired while fn ran, and is missing now
             changed = []
             for key, value in answer.items():
-                age = ms[0] if key in there else ms[1]
+                age = ages[0] if key in there else ages[1]
                 changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else _until(age)))
             self._db.write_many(writer, _PUT, changed)
             if gone := [key for key in there if key not in answer]:

@@ -80,8 +80,10 @@ def _wrong(
         if kind not in right:
             wrong.append(f"a {what} of type {kind}")
     try:
-        check_key(key.decode())
-        check_path(namespace.decode().split(SEPARATOR) if namespace else ())
+        if key_type == "text":
+            check_key(key.decode())
+        if namespace_type == "text":
+            check_path(namespace.decode().split(SEPARATOR) if namespace else ())
     except InvalidKey as e:
         wrong.append(str(e))
     except UnicodeDecodeError as e:
