@@ -147,7 +147,7 @@ class BaseStore(_Namespaced, Store):
         self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
     ) -> dict[str, bytes]:
         asked = check_keys(keys)
-        check_fn(fn)
+        check_fn(fn, "update_many")
         return self._update(asked, of_many(fn, asked), update_ttl_ms(ttl, ttl_if_new))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -168,12 +168,12 @@ class BaseStore(_Namespaced, Store):
 
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
-        return self._changes(key, if_absent(check_value(value)), ttl)
+        return self._changes(key, if_absent(check_value(value, key)), ttl)
 
     def compare_and_set(
         self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
     ) -> bool:
-        return self._changes(key, if_equal(*check_compared(expected, value)), ttl)
+        return self._changes(key, if_equal(*check_compared(expected, value, key)), ttl)
 
     @overload
     def pop(self, key: str) -> bytes | None: ...
@@ -343,7 +343,7 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
         self, keys: Iterable[str], fn: UpdateManyFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None
     ) -> dict[str, bytes]:
         asked = check_keys(keys)
-        check_fn(fn)
+        check_fn(fn, "update_many")
         return await self._update(asked, of_many(fn, asked), update_ttl_ms(ttl, ttl_if_new))
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -364,12 +364,12 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
 
     async def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ttl_ms(ttl)  # before any I/O; KEEP_TTL is for `update` alone
-        return await self._changes(key, if_absent(check_value(value)), ttl)
+        return await self._changes(key, if_absent(check_value(value, key)), ttl)
 
     async def compare_and_set(
         self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
     ) -> bool:
-        return await self._changes(key, if_equal(*check_compared(expected, value)), ttl)
+        return await self._changes(key, if_equal(*check_compared(expected, value, key)), ttl)
 
     @overload
     async def pop(self, key: str) -> bytes | None: ...

@@ -28,7 +28,8 @@ SEPARATOR: Final = "\x1f"
 _forbidden = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Give a key for a message, not all of a long one."""
     return repr(text) if len(text) <= 80 else f"{text[:77]!r}... ({len(text):,} characters)"
 
 
@@ -41,9 +42,11 @@ def _check(text: object, what: str, longest: int) -> str:
         return text
     if bad := _forbidden(text):
         kind = "a lone surrogate" if bad[0] >= "\ud800" else "a control character"
-        raise InvalidKey(f"{what} {_shown(text)} holds {kind}, U+{ord(bad[0]):04X}, at index {bad.start()}")
+        if "\udc80" <= bad[0] <= "\udcff":
+            kind += " (of a byte that is not UTF-8)"
+        raise InvalidKey(f"{what} {shown(text)} holds {kind}, U+{ord(bad[0]):04X}, at index {bad.start()}")
     if (size := len(text.encode())) > longest:
-        raise InvalidKey(f"{what} {_shown(text)} is {size:,} bytes of UTF-8; at most {longest:,} are allowed")
+        raise InvalidKey(f"{what} {shown(text)} is {size:,} bytes of UTF-8; at most {longest:,} are allowed")
     return text
 
 
@@ -58,7 +61,7 @@ def check_key(key: object, what: str = "key") -> str:
 def check_keys(keys: Iterable[str]) -> list[str]:
     """Give the keys back, each once, in the order asked, or raise `InvalidKey`."""
     if isinstance(keys, str):
-        raise InvalidKey(f"keys must be an iterable of keys, not the one str {_shown(keys)}; did you mean [key]?")
+        raise InvalidKey(f"keys must be an iterable of keys, not the one str {shown(keys)}; did you mean [key]?")
     try:
         return list(dict.fromkeys(map(check_key, keys)))
     except TypeError as e:

@@ -57,7 +57,7 @@ class AsyncFromSync(AsyncStore):
         return await self._read(self._store.get, key, default)
 
     async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
-        return await self._write(self._store.set, key, check_value(value), ttl=ttl)
+        return await self._write(self._store.set, key, check_value(value, key), ttl=ttl)
 
     async def delete(self, key: str) -> bool:
         return await self._write(self._store.delete, key)
@@ -87,12 +87,12 @@ class AsyncFromSync(AsyncStore):
         return await self._write(self._store.update_many, check_keys(keys), fn, ttl=ttl, ttl_if_new=ttl_if_new)
 
     async def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
-        return await self._write(self._store.add, key, check_value(value), ttl=ttl)
+        return await self._write(self._store.add, key, check_value(value, key), ttl=ttl)
 
     async def compare_and_set(
         self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
     ) -> bool:
-        return await self._write(self._store.compare_and_set, key, *check_compared(expected, value), ttl=ttl)
+        return await self._write(self._store.compare_and_set, key, *check_compared(expected, value, key), ttl=ttl)
 
     @overload
     async def pop(self, key: str) -> bytes | None: ...

@@ -187,7 +187,7 @@ def export_file(
         progress: see `Progress`.
 
     Raises:
-        ConfigError: `path` is there and not a regular file.
+        ConfigError: `path` is there and not a regular file; or resuming, and `path.part` is of another store.
         OSError: what writing raises; `BlockingIOError` where another export is writing the same file.
         CorruptData: resuming, and `path.part` is not an export.
     """
@@ -195,14 +195,17 @@ def export_file(
     final = os.path.realpath(path)
     if os.path.exists(final) and not os.path.isfile(final):
         raise ConfigError(f"{os.fspath(path)} is not a regular file; to write to it use the standard output")
-    part = f"{final}.part"
+    part, origin = f"{final}.part", f"{final}.part.of"
     with _locked(part) as file:
         writer = Writer()
         reader = Reader(f"{os.fspath(path)}.part")
         resumed = _read_part(file, reader) if resume else False
         if resumed:
+            _check_origin(base, origin, f"{os.fspath(path)}.part")
             writer.follow(reader)
         else:
+            with open(origin, "w", encoding="utf-8", errors="surrogateescape") as of:
+                of.write(repr(base))
             file.seek(0)
             file.truncate()
             file.write(writer.begin())
@@ -214,6 +217,8 @@ def export_file(
             shutil.copymode(final, part)  # what was private stays so
         if os.name == "nt":
             file.close()  # Windows renames no open file
+        with suppress(FileNotFoundError):
+            os.remove(origin)
         os.replace(part, final)  # under the lock, so that no other export has begun to write to it
     _sync_folder(os.path.dirname(final))
     return Exported(writer.entries, reader.entries)
@@ -231,6 +236,13 @@ def _export(
         if progress:
             progress("exporting", len(records), count)
     out.write(writer.end())
+
+
+def _check_origin(store: BaseStore, origin: str, part: str) -> None:
+    """See that a part is of this store, and not of another one, which would make one export of two halves."""
+    with suppress(FileNotFoundError), open(origin, encoding="utf-8", errors="surrogateescape") as of:
+        if (other := of.read()) != repr(store):
+            raise ConfigError(f"{part} is of an export of {other}, not of {store!r}; nothing was exported")
 
 
 def _read_part(file: IO[bytes], reader: Reader) -> bool:

@@ -101,7 +101,8 @@ def _find(url: str | None) -> tuple[str, Backend]:
         raise ConfigError(f"a store's URL is a str, not {type(text).__name__}; for example {_EXAMPLES}")
     scheme, colon, _ = text.partition("://")
     if not colon:
-        raise ConfigError(f"{hide(text)!r} is not a URL of a store; for example {_EXAMPLES}")
+        what = f"KV_URL is {hide(text)!r}, which" if url is None else repr(hide(text))
+        raise ConfigError(f"{what} is not a URL of a store; for example {_EXAMPLES}")
     scheme = scheme.lower()
     if scheme in _BUILT_IN:
         module, _, name = _BUILT_IN[scheme].partition(":")

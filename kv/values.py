@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import IntegerOverflow, InvalidKey, InvalidValue, NotAnInteger
-from .keys import check_key
+from .keys import check_key, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,23 +25,24 @@ INT_MAX: Final = 2**63 - 1
 _canonical = re.compile(rb"0|-?[1-9][0-9]{0,18}").fullmatch
 
 
-def check_value(value: object) -> bytes:
-    """Give the value as `bytes` of its own, or raise `InvalidValue`."""
+def check_value(value: object, key: object) -> bytes:
+    """Give the value for a key as `bytes` of its own, or raise `InvalidValue`."""
     if type(value) is bytes:
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
+    what = f"the value for {shown(key)}" if isinstance(key, str) else "a value"
     if isinstance(value, str):
-        raise InvalidValue("value must be bytes, not str; encode it, or store any type through kv.typed(store)")
+        raise InvalidValue(f"{what} must be bytes, not str; encode it, or store any type through kv.typed(store)")
     raise InvalidValue(
-        f"value must be bytes, bytearray or memoryview, not {type(value).__name__}; kv.typed(store) takes other types"
+        f"{what} must be bytes, bytearray or memoryview, not {type(value).__name__}; kv.typed(store) takes other types"
     )
 
 
 def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dict[str, bytes]:
     """Give the entries as a dict, of a key that comes twice the last, or raise `InvalidKey` or `InvalidValue`."""
     if isinstance(items, Mapping):
-        return {check_key(key): check_value(value) for key, value in items.items()}
+        return {check_key(key): check_value(value, key) for key, value in items.items()}
     if not hasattr(items, "__iter__"):
         raise InvalidValue(f"items must be a mapping, or pairs of key and value, not {type(items).__name__}")
     entries = {}
@@ -50,13 +51,13 @@ def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dic
             key, value = pair
         except (TypeError, ValueError):
             raise InvalidValue("items must be a mapping, or pairs of key and value; one of these is no pair") from None
-        entries[check_key(key)] = check_value(value)
+        entries[check_key(key)] = check_value(value, key)
     return entries
 
 
-def check_compared(expected: Value | None, value: Value | None) -> tuple[bytes | None, bytes | None]:
+def check_compared(expected: Value | None, value: Value | None, key: str) -> tuple[bytes | None, bytes | None]:
     """Give both values of `compare_and_set`, or raise `InvalidValue`."""
-    return None if expected is None else check_value(expected), None if value is None else check_value(value)
+    return None if expected is None else check_value(expected, key), None if value is None else check_value(value, key)
 
 
 def to_int(value: bytes, key: str) -> int:
@@ -136,16 +137,16 @@ class Look:
         raise Unchanged
 
 
-def check_fn(fn: object) -> None:
+def check_fn(fn: object, method: str = "update") -> None:
     """Raise `TypeError` where `fn` is not a plain function; a coroutine is found before it is made."""
     if not callable(fn):
-        raise TypeError(f"update() takes a function of the value, not {type(fn).__name__}")
+        raise TypeError(f"{method}() takes a function, not {type(fn).__name__}")
     target: Any = fn
     while isinstance(target, partial):
         target = target.func
     for candidate in (target, vars(type(target)).get("__call__")):
         if getattr(getattr(candidate, "__code__", None), "co_flags", 0) & 0x280:  # inspect's CO_COROUTINE, async gen
-            raise TypeError("update() takes a plain function, not a coroutine function; do the awaiting before it")
+            raise TypeError(f"{method}() takes a plain function, not a coroutine function; do the awaiting before it")
 
 
 def call(fn: Callable[[Any], Any], argument: object) -> Any:
@@ -157,17 +158,17 @@ def call(fn: Callable[[Any], Any], argument: object) -> Any:
     return result
 
 
-def updated(fn: UpdateFn, current: bytes | None) -> bytes | None:
-    """Run the function of `update` on the value."""
+def updated(fn: UpdateFn, current: bytes | None, key: str) -> bytes | None:
+    """Run the function of `update` on the value of a key."""
     result = call(fn, current)
-    return None if result is None else check_value(result)
+    return None if result is None else check_value(result, key)
 
 
 def of_one(fn: UpdateFn, key: str) -> ManyFn:
     """Give the function of `update` as one of `update_many`, that checks what comes of it."""
 
     def one(found: dict[str, bytes]) -> dict[str, bytes]:
-        new = updated(fn, found.get(key))
+        new = updated(fn, found.get(key), key)
         return {} if new is None else {key: new}
 
     return one

@@ -241,7 +241,7 @@ def test_clear_asks() -> None:
     answer = db("clear", "a", stdin=b"n\n")
     assert answer[:2] == (1, b"")
     assert "'a'" in answer.err
-    assert "2 now" in answer.err
+    assert answer.err == "delete 2 keys that begin with 'a' in sqlite:///app.db? [y/N] \n"
     assert db("clear", "a", stdin=b"y\n")[:2] == (0, b"2\n")
     assert db("clear").code == 2
     assert db("count").out == b"1\n"
@@ -310,7 +310,7 @@ def test_verify_names_what_is_wrong() -> None:
     answer = db("verify")
     assert answer.code == 1
     assert len(answer.lines) >= 1
-    assert "findings" in answer.err
+    assert answer.err == "kv: 1 finding\n"
     answer = db("verify", "--json")
     assert answer.code == 1
     assert all(line.keys() == {"finding"} for line in answer.json)

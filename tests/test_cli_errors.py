@@ -39,6 +39,14 @@ def test_bad_usage_is_one_line() -> None:
     failed(call("set", "k", "v", "--ttl"), "--ttl")
 
 
+def test_a_url_that_stands_for_something_else() -> None:
+    for verb in ("keys", "scan", "count", "clear"):
+        failed(db(verb, "sqlite:///other.db"), "sqlite:///other.db is the URL of a store, and stands for a prefix here")
+    assert db("keys", "https://example.com/").code == 0
+    for verb in ("stats", "cleanup", "compact", "verify", "namespaces"):
+        failed(db(verb, "sqlite:///other.db"), "two URLs, one as argument and one as --url")
+
+
 def test_a_url_that_is_none() -> None:
     failed(call("get", "k", "--url", "app.db"), "app.db", "sqlite:///")
     failed(call("get", "k", "--url", "sqlit:///app.db"), "sqlite")
@@ -129,13 +137,18 @@ def test_closed_streams_are_no_crash() -> None:
     command = " ".join([*PROGRAM, *DB])
     for line, code in (
         ("set k v >&-", 0),
-        ("set k <&-", 0),
+        ("set k v <&-", 0),
         ("get k >&- 2>&-", 0),
         ("get x 2>&-", 1),
         ("get '' 2>&-", 2),
+        ("set k <&- 2>&-", 2),
     ):
         done = subprocess.run(["bash", "-c", f"{command} {line}"], capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (code, b"")
+    done = subprocess.run(["bash", "-c", f"{command} set k <&-"], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"no value; the standard input is closed" in done.stderr
+    assert db("get", "k").out == b"v"
 
 
 def test_a_reader_that_leaves_is_no_error(big: Path) -> None:

@@ -131,12 +131,20 @@ def test_a_killed_export_is_resumed(big: Path, big_export: Path, tmp_path: Path)
     with interrupted_export(big, tmp_path / "out", signal.SIGKILL) as process:
         assert process.returncode == -signal.SIGKILL
     assert (tmp_path / "out.part").exists()
+    other = call("-u", "sqlite:///other.db", "set", "k", "v")
+    assert other.code == 0
+    part = (tmp_path / "out.part").read_bytes()
+    failed(
+        call("-u", "sqlite:///other.db", "export", "-o", "out", "--resume"),
+        f"out.part is of an export of <SQLiteStore sqlite:///{big}>, not of <SQLiteStore sqlite:///{tmp_path}/other.db>",
+    )
+    assert (tmp_path / "out.part").read_bytes() == part
     answer = call("-u", f"sqlite:///{big}", "export", "-o", "out", "--resume")
     assert answer.code == 0
     assert answer.err.startswith("exported 100,000 entries in ")
     assert "by the run before" in answer.err
     assert (tmp_path / "out").read_bytes() == big_export.read_bytes()
-    assert not (tmp_path / "out.part").exists()
+    assert not [*tmp_path.glob("out.part*")]
 
 
 @pytest.mark.parametrize("options", [(), ("--replace",), ("--replace", "--resume")])

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,19 @@ def test_verify_names_what_is_damaged(path: Path) -> None:
         file.write(b"\xff" * 2_000)
     with kv.SQLiteStore(path) as store:
         assert store.verify()
+
+
+def test_damage_never_reads_as_nothing_there(path: Path) -> None:
+    with kv.SQLiteStore(path) as store:
+        store.set_many({"a": b"1", "b": b"2", "c": b"3", "d": b"4"})
+    pages = path.stat().st_size // 4096
+    for page in range(1, pages):
+        whole = path.read_bytes()
+        damaged = path.with_name(f"{page}.db")
+        damaged.write_bytes(whole[: page * 4096 + 8] + b"x" * 16 + whole[page * 4096 + 24 :])
+        with suppress(kv.CorruptData), kv.SQLiteStore(damaged) as store:
+            assert store.keys() == ["a", "b", "c", "d"]
+            assert len(store.get_many(["a", "b", "c", "d"])) == 4
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty file"])

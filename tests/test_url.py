@@ -68,6 +68,9 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("KV_URL")
     with pytest.raises(ConfigError, match="KV_URL is not set"):
         kv.open()
+    monkeypatch.setenv("KV_URL", "app.db")
+    with pytest.raises(ConfigError, match=r"KV_URL is 'app\.db', which is not a URL of a store"):
+        kv.open()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class TinyStore(BaseStore):
         return entry[0] if entry else default
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
-        key, value, ms = check_key(key), check_value(value), ttl_ms(ttl)
+        key, value, ms = check_key(key), check_value(value, key), ttl_ms(ttl)
         with self._table.lock:
             self._table.put(self._path, key, value, ms)
 
@@ -134,7 +134,7 @@ class AsyncTinyStore(AsyncBaseStore):
         return (await self._at()).get(key, default)
 
     async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
-        value = check_value(value)  # as it is now, whatever becomes of a buffer on the way
+        value = check_value(value, key)  # as it is now, whatever becomes of a buffer on the way
         (await self._at()).set(key, value, ttl=ttl)
 
     async def delete(self, key: str) -> bool:

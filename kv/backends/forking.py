@@ -15,7 +15,7 @@ class Forks(Protocol):
         """Become whole, and stay so: take the locks."""
 
     def after_fork(self, *, child: bool) -> None:
-        """Give the locks back; in the child, let go of what belongs to the parent."""
+        """Give back the locks that were taken; in the child, let go of what belongs to the parent."""
 
 
 _every: weakref.WeakSet[Forks] = weakref.WeakSet()
@@ -32,16 +32,21 @@ def concerns(thing: Forks) -> None:
 
 def _before() -> None:
     _lock.acquire()
-    _forking[:] = _every
-    for thing in _forking:
+    for thing in [*_every]:
+        _forking.append(thing)
         thing.before_fork()
 
 
 def _after(*, child: bool) -> None:
-    for thing in _forking:
-        thing.after_fork(child=child)
-    _forking.clear()
-    _lock.release()
+    # An exception of a signal handler may have ended the hook before at any point: Python forks all the same.
+    if not _lock._is_owned():  # type: ignore[attr-defined]
+        return
+    try:
+        for thing in _forking:
+            thing.after_fork(child=child)
+    finally:
+        _forking.clear()
+        _lock.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -299,7 +299,9 @@ def _show(steps: list[Step]) -> None:
     for step, what, done, seconds in steps:
         rate = f"{done / seconds:,.0f}" if done and seconds > 0 and step != "expire" else ""
         table.add_row(step, what, f"{done:,}", f"{seconds:.2f}", rate)
-    Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = max(console.width, 80) if sys.stdout.isatty() else 80  # in less, its columns could not be read
+    console.print(table)
 
 
 def _program() -> str:

@@ -55,6 +55,14 @@ def _value(argument: str | None, path: str | None) -> bytes:
         return os.fsencode(argument)  # the very bytes that the shell has given
     if argument is None and sys.stdin.isatty():
         raise click.UsageError("no value; give it as argument, by --file PATH, or through a pipe")
+    return _input()
+
+
+def _input() -> bytes:
+    if isinstance(
+        getattr(sys.stdin, "name", None), int
+    ):  # ours, in place of one that was closed before this process began
+        raise click.UsageError("no value; the standard input is closed")
     return sys.stdin.buffer.read()
 
 
@@ -75,7 +83,8 @@ def _kept(ttl: Age | None) -> TTL | Keep:
 def get(store: Store, key: str, as_json: bool) -> None:
     """Write the value of a key.
 
-    Into a pipe or file it goes byte by byte, with no newline added. Exits with 1 where the key is missing.
+    Into a pipe or file it goes byte by byte, with no newline added. Exits with 1 where the key is missing. A key that
+    begins with a dash goes after --.
 
     \b
       kv get logo > logo.png
@@ -92,7 +101,7 @@ def get(store: Store, key: str, as_json: bool) -> None:
 def set_(store: Store, key: str, value: str | None, file: str | None, ttl: Age | None) -> None:
     """Store a value: argument, file or standard input.
 
-    Without a ttl it never expires, whatever it did before.
+    A value that is - means the standard input too. Without a ttl it never expires, whatever it did before.
 
     \b
       kv set greeting hello
@@ -163,7 +172,7 @@ def update_from_stdin(store: Store, key: str, append: bool, prepend: bool, ttl: 
     """
     if append and prepend:
         raise click.UsageError("--append and --prepend: which one?")
-    new = sys.stdin.buffer.read()
+    new = _input()
     if append:
         store.update(key, lambda old: (old or b"") + new, ttl=_kept(ttl))
     elif prepend:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import json_option, one_line, readable, say, write, write_json, write_line
-from .where import Verb, on_existing_store, on_store, url_argument
+from kv import url as urls
+
+from .output import counted, json_option, one_line, readable, say, write, write_json, write_line
+from .where import Place, Verb, at_place, on_existing_store, on_store, url_argument
 
 if TYPE_CHECKING:
     from kv.store import Store
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
 PAGE = 10_000
 """How many keys to ask for at a time: so memory is bounded, and an engine that must sort all first does so rarely."""
 
-prefix_argument = click.argument("prefix", default="")
+
+def _prefix(_: click.Context, __: click.Parameter, prefix: str) -> str:
+    scheme, colon, _rest = prefix.partition("://")
+    if colon and scheme.lower() in urls.schemes():
+        raise click.UsageError(f"{urls.hide(prefix)} is the URL of a store, and stands for a prefix here; use --url")
+    return prefix
+
+
+prefix_argument = click.argument("prefix", default="", callback=_prefix)
 match_option = click.option("--match", metavar="GLOB", help="Only keys that match: * ? [a-z] [!a], quoted.")
 
 
@@ -111,8 +121,8 @@ def namespaces(store: Store, as_json: bool) -> None:
 @click.command()
 @prefix_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@on_store
-def clear(store: Store, prefix: str, yes: bool) -> None:
+@at_place
+def clear(place: Place, prefix: str, yes: bool) -> None:
     """Delete all entries, or those with a prefix; asks first.
 
     All of this namespace; others, also those inside it, are left alone. Writes how many there were.
@@ -120,15 +130,17 @@ def clear(store: Store, prefix: str, yes: bool) -> None:
     \b
       kv clear session: --yes
     """
-    if not yes:
-        what = f"every key that begins with {prefix!r}" if prefix else "every key"
-        say(f"delete {what} in {store!r}, {store.count(prefix):,} now? [y/N] ")
-        answer = sys.stdin.readline().strip().lower()
-        if not answer:
-            raise click.UsageError("not cleared; answer yes, or give --yes")
-        if answer not in ("y", "yes"):
-            raise click.exceptions.Exit(1)
-    write(f"{store.clear(prefix)}\n")
+    with place.opened() as store:
+        if not yes:
+            what = f" that begin with {prefix!r}" if prefix else ""
+            where = f"{place.shown}, namespace {' / '.join(place.names)}" if place.names else place.shown
+            say(f"delete {counted(store.count(prefix), 'key')}{what} in {where}? [y/N] ")
+            answer = sys.stdin.readline().strip().lower()
+            if not answer:
+                raise click.UsageError("not cleared; answer yes, or give --yes")
+            if answer not in ("y", "yes"):
+                raise click.exceptions.Exit(1)
+        write(f"{store.clear(prefix)}\n")
 
 
 VERBS: list[click.Command] = [keys, scan, count, namespaces, clear]

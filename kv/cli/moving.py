@@ -14,7 +14,7 @@ import click
 from kv import transfer
 from kv.errors import ConfigError
 
-from .output import found, progress_bar, say, write_line
+from .output import counted, found, progress_bar, say, write_line
 from .where import Place, at_place, on_store, overlap, plain_place
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export(place: Place, output: str | None, resume: bool) -> None:
 @click.command("import")
 @click.argument("file", required=False)
 @click.option("--replace", is_flag=True, help="Delete what the file does not have, here and in the namespaces below.")
-@click.option("--resume", is_flag=True, help="Write only what is not there yet.")
+@click.option("--resume", is_flag=True, help="Skip what is there already, with the same value and deadline.")
 @on_store
 def import_(store: Store, file: str | None, replace: bool, resume: bool) -> None:
     """Store the entries of an export.
@@ -79,7 +79,10 @@ def import_(store: Store, file: str | None, replace: bool, resume: bool) -> None
     if file is None and sys.stdin.isatty():
         raise click.UsageError("no file; give its name, or pipe it in")
     began = time.monotonic()
-    with _hint("run the same command again to complete it"), progress_bar() as progress:
+    with (
+        _hint("run the same command again to complete it, with --resume to skip what is there"),
+        progress_bar() as progress,
+    ):
         if file is None or file == "-":
             done = transfer.import_file(
                 store, sys.stdin.buffer, name="standard input", replace=replace, resume=resume, progress=progress
@@ -94,7 +97,7 @@ def import_(store: Store, file: str | None, replace: bool, resume: bool) -> None
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--replace", is_flag=True, help="Delete what SRC does not have from DST.")
-@click.option("--resume", is_flag=True, help="Write only what is not there yet.")
+@click.option("--resume", is_flag=True, help="Skip what is there already, with the same value and deadline.")
 @click.option("--verify", is_flag=True, help="Compare afterwards; exit with 1 if something differs.")
 def copy(source: str, target: str, replace: bool, resume: bool, verify: bool) -> None:
     """Copy all entries from one store to another.
@@ -109,18 +112,22 @@ def copy(source: str, target: str, replace: bool, resume: bool, verify: bool) ->
         raise ConfigError(f"{reason}; nothing was copied")
     began = time.monotonic()
     with source_place.opened(existing=True) as old, target_place.opened() as new:
-        with _hint("run the same command again to complete it"), progress_bar() as progress:
+        again = "run the same command again to complete it, with --resume to skip what is there"
+        with _hint(again), progress_bar() as progress:
             done = transfer.copy(old, new, replace=replace, resume=resume, progress=progress)
         _tell("copied", done, began)
         if verify:
-            with progress_bar() as progress:
+            with _hint("everything is copied, and not yet compared"), progress_bar() as progress:
                 differences = transfer.differences(old, new, extra=replace, progress=progress)
                 shown = list(islice(differences, SHOWN))
                 more = sum(1 for _ in differences)
             for difference in shown:
                 write_line(difference)
             if shown:
-                say(f"kv: {len(shown) + more:,} entries differ" + (f", the first {SHOWN} named" if more else ""))
+                say(
+                    f"kv: different: {counted(len(shown) + more, 'entry')}"
+                    + (f", the first {SHOWN} named" if more else "")
+                )
             else:
                 say("compared: no difference")
             found(not shown)
@@ -147,7 +154,7 @@ def _tell(what: str, done: transfer.Moved, began: float) -> None:
 
 def _rate(entries: int, began: float, shown: int | None = None) -> str:
     seconds = max(time.monotonic() - began, 0.001)
-    return f"{entries if shown is None else shown:,} entries in {seconds:.2f} s ({entries / seconds:,.0f}/s)"
+    return f"{counted(entries if shown is None else shown, 'entry')} in {seconds:.2f} s ({entries / seconds:,.0f}/s)"
 
 
 VERBS: list[click.Command] = [export, import_, copy]

@@ -80,6 +80,12 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def counted(number: int, noun: str) -> str:
+    """Give a number of things: 1 key, 2 keys, 0 entries."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") and noun != "key" else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
 def found(is_found: object) -> None:
     """Exit with 1, as grep does, where nothing was found."""
     if not is_found:

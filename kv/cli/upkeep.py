@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .demo import demo
-from .output import found, json_option, say, waiting, write, write_json, write_line
+from .output import counted, found, json_option, say, waiting, write, write_json, write_line
 from .where import Place, ability, at_place, on_existing_store, url_argument
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def verify(store: Store, as_json: bool) -> None:
         findings = store.verify()
     for finding in findings:
         write_json(finding=finding) if as_json else write_line(finding)
-    say(f"kv: {len(findings):,} findings" if findings else "kv: read everything, all is well")
+    say(f"kv: {counted(len(findings), 'finding')}" if findings else "kv: read everything, all is well")
     found(not findings)
 
 

@@ -108,9 +108,9 @@ def at_place(fn: Verb) -> Verb:
     @functools.wraps(fn)
     def verb(url: str | None, namespace: tuple[str, ...], **kwargs: object) -> None:
         argument = kwargs.pop("store_url", None)
-        if argument is not None and url is not None:
-            raise click.UsageError("two URLs, one as argument and one as --url")
         before = click.get_current_context().find_root().obj
+        if argument is not None and (url is not None or before[0] is not None):
+            raise click.UsageError("two URLs, one as argument and one as --url")
         fn(_place(argument or url or before[0], (*before[1], *namespace)), **kwargs)
 
     return verb

@@ -24,7 +24,7 @@ from kv.values import Unchanged, of_many, to_int, updated
 @caught_by("test_concurrent_updates_lose_nothing")
 class LostUpdate(Tiny):
     def update(self, key: str, fn: Any, **ttl: Any) -> Any:
-        new = updated(fn, self.get(key))
+        new = updated(fn, self.get(key), key)
         network()
         return super().update(key, lambda _: new, **ttl)
 
@@ -34,7 +34,7 @@ class LostUpdateOfAMissingKey(Tiny):
     def update(self, key: str, fn: Any, **ttl: Any) -> Any:
         if self.row(key) is not None:
             return super().update(key, fn, **ttl)
-        new = updated(fn, None)
+        new = updated(fn, None, key)
         return super().update(key, lambda _: new, **ttl)
 
 
@@ -44,7 +44,7 @@ class LostUpdateOfAnExpiredEntry(Tiny):
         row = self.row(key)
         if row is None or row[1] > time.monotonic():
             return super().update(key, fn, **ttl)
-        new = updated(fn, None)
+        new = updated(fn, None, key)
         return super().update(key, lambda _: new, **ttl)
 
 
@@ -59,7 +59,7 @@ class LostDeletionOfUpdate(Tiny):
             return None
 
     def kept(self, fn: Any, current: bytes | None) -> bytes:
-        new = updated(fn, current)
+        new = updated(fn, current, "-")
         if new is None:
             raise Unchanged
         return new
@@ -271,7 +271,7 @@ class EntryLostWhereFnFails(Tiny):
     def update(self, key: str, fn: Any, **ttl: Any) -> Any:
         current = self.get(key)
         self.delete(key)
-        new = updated(fn, current)
+        new = updated(fn, current, key)
         return super().update(key, lambda _: new, **ttl)
 
 
@@ -383,7 +383,7 @@ class LockKeptByACancelledTask(AsyncTinyStore):
 @caught_by("test_concurrent_updates_lose_nothing")
 class LostUpdateBetweenTasks(AsyncTinyStore):
     async def update(self, key: str, fn: Any, **ttl: Any) -> Any:
-        new = updated(fn, await self.get(key))
+        new = updated(fn, await self.get(key), key)
         return await super().update(key, lambda _: new, **ttl)
 
 

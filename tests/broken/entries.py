@@ -221,7 +221,7 @@ class SizeInCharacters(Tiny):
 @caught_by("test_set_replaces_what_was_there")
 class SetKeepsTheLongerValue(Tiny):
     def set(self, key: str, value: Any, *, ttl: Any = None) -> None:
-        super().set(key, max(check_value(value), self.get(key, b""), key=len), ttl=ttl)
+        super().set(key, max(check_value(value, key), self.get(key, b""), key=len), ttl=ttl)
 
 
 @caught_by("test_get_gives_what_was_set")

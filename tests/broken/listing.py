@@ -284,7 +284,7 @@ class NamespaceIsAPrefix(Tiny):
         return entry[0] if entry else default
 
     def set(self, key: str, value: Any, *, ttl: Any = None) -> None:
-        self._table.put((), self._flat(key), check_value(value), ttl_ms(ttl))
+        self._table.put((), self._flat(key), check_value(value, key), ttl_ms(ttl))
 
     def _flat(self, key: str) -> str:
         return ":".join((*self._path, check_key(key)))

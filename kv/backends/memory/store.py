@@ -21,7 +21,21 @@ from kv.values import (
     check_value,
 )
 
-from .tables import GONE, UNIX, Entry, Memory, Path, clock, live_value, successor, until
+from .tables import (
+    GONE,
+    UNIX,
+    Entry,
+    Memory,
+    Path,
+    all_until,
+    any_changed,
+    changes,
+    clock,
+    live_value,
+    live_values,
+    successor,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,12 +141,11 @@ class MemoryStore(BaseStore):
         asked = check_keys(keys)
         self._memory.check_open()
         with self._memory.lock:  # between the steps of a set_many there is nothing to see
-            entries = [self._lookup(key) for key in asked]
-        return {
-            key: value
-            for key, entry in zip(asked, entries, strict=True)
-            if (value := self._read(key, entry)) is not None
-        }
+            entries = self._entries(asked)
+        return {key: value for key, entry in entries.items() if (value := self._read(key, entry)) is not None}
+
+    def _entries(self, keys: list[str]) -> dict[str, Entry | None]:
+        return {key: self._lookup(key) for key in keys}
 
     def exists(self, key: str) -> bool:
         return self.size(key) is not None
@@ -158,11 +171,11 @@ class MemoryStore(BaseStore):
             with self._memory.lock:
                 self._memory.check_open()
                 page = self._table.sorted.between(listing.start, listing.stop, PAGE)
-                entries = [self._lookup(key) for key in page]
+                entries = self._entries(page)
             if not page:
                 return
             listing.go_on_after(page[-1])
-            for key, entry in zip(page, entries, strict=True):
+            for key, entry in entries.items():
                 if isinstance(entry, bytes):
                     yield key, entry, None
                 elif entry is not None and clock() < entry[0]:
@@ -174,7 +187,10 @@ class MemoryStore(BaseStore):
         listing = Listing(prefix, match, after, limit)
         with self._memory.lock:  # over all pages: half of a set_many is not to be seen
             self._memory.check_open()
-            return listing.pick(key for key, *_ in self._walk(listing))
+            return listing.pick(self._keys(listing))
+
+    def _keys(self, listing: Listing) -> Iterator[str]:
+        return (key for key, *_ in self._walk(listing))
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -187,20 +203,26 @@ class MemoryStore(BaseStore):
         listing = Listing(prefix, match)
         with self._memory.lock:
             self._memory.check_open()
-            if prefix == "" and match is None:
-                now = clock()
-                return sum(type(entry) is bytes or entry[0] > now for entry in self._table.entries.values())
-            return sum(listing.matches is None or listing.matches(key) for key, *_ in self._walk(listing))
+            return self._count(listing) if prefix or match is not None else self._count_all()
+
+    def _count(self, listing: Listing) -> int:
+        return sum(listing.matches is None or listing.matches(key) for key in self._keys(listing))
+
+    def _count_all(self) -> int:
+        now = clock()
+        return sum(type(entry) is bytes or entry[0] > now for entry in self._table.entries.values())
 
     def namespaces(self) -> list[str]:
-        self._memory.check_open()
-        depth, now = len(self._path), clock()
         with self._memory.lock:
-            below = [t for t in self._memory.filled if len(t.path) > depth and t.path[:depth] == self._path]
-            live = {
-                t.path[depth] for t in below if any(live_value(entry, now) is not None for entry in t.entries.values())
-            }
-        return sorted(live)
+            self._memory.check_open()
+            return self._below()
+
+    def _below(self) -> list[str]:
+        depth, now = len(self._path), clock()
+        below = [t for t in self._memory.filled if len(t.path) > depth and t.path[:depth] == self._path]
+        return sorted(
+            {t.path[depth] for t in below if any(live_value(entry, now) is not None for entry in t.entries.values())}
+        )
 
     def stats(self) -> Stats:
         self._memory.check_open()
@@ -219,7 +241,7 @@ class MemoryStore(BaseStore):
     # writing
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
-        value = check_value(value)
+        value = check_value(value, key)
         entry = value if ttl is None else until(ttl_ms(ttl), value)
         with self._memory.lock:
             if ttl is None and type(key) is str and key in self._table.entries and not self._ranked:
@@ -233,7 +255,7 @@ class MemoryStore(BaseStore):
         ms = ttl_ms(ttl)
         with self._memory.lock:
             self._memory.check_open()
-            self._memory.write(self._table, {key: until(ms, value) for key, value in entries.items()})
+            self._memory.write(self._table, all_until(ms, entries))
 
     def delete(self, key: str) -> bool:
         return self.delete_many([key]) == 1
@@ -242,8 +264,7 @@ class MemoryStore(BaseStore):
         asked = check_keys(keys)
         with self._memory.lock:
             self._memory.check_open()
-            now = clock()
-            live = [key for key in asked if live_value(self._lookup(key), now) is not None]
+            live = live_values(self._entries(asked))
             self._memory.write(self._table, dict.fromkeys(live, GONE))
             return len(live)
 
@@ -292,27 +313,18 @@ class MemoryStore(BaseStore):
 
     def _try_update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes] | None:
         """Run fn on what is there, and store its answer if that is still there; None if it is not."""
-        memory, lookup = self._memory, self._lookup
+        memory = self._memory
         with memory.lock:
             memory.check_open()
-            seen = {key: lookup(key) for key in keys}
-        now = clock()
-        found = {key: value for key, entry in seen.items() if (value := live_value(entry, now)) is not None}
+            seen = self._entries(keys)
+        found = live_values(seen)
         answer = fn(found)
+        live = {key: entry for key, entry in seen.items() if entry is not None and key in found}
         with memory.lock:
-            now = clock()
-            for key in keys:
-                entry = lookup(key)
-                live = live_value(entry, now) is not None
-                if live is not (key in found) or (live and entry is not seen[key]):
-                    return None
-            changes: dict[str, Entry] = {}
-            for key in keys:
-                if key in answer:
-                    changes[key] = successor(seen[key] if key in found else None, answer[key], ages)
-                elif key in found:
-                    changes[key] = GONE
-            memory.write(self._table, changes)
+            now = self._entries(keys)
+            if any_changed(live, now):
+                return None
+            memory.write(self._table, changes(live, answer, ages))
         return answer
 
     def cleanup(self, *, limit: int | None = None) -> int:
@@ -323,8 +335,7 @@ class MemoryStore(BaseStore):
         self._memory.check_open()
         self._memory.cleanup()
         with self._memory.lock:
-            for table in self._memory.filled:
-                table.sorted.forget()
+            self._memory.compact()
 
     # travelling, see kv.transfer
 
@@ -336,17 +347,17 @@ class MemoryStore(BaseStore):
         ]
 
     def _load(self, records: Iterable[Record]) -> None:
-        changes: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         now = clock()
         for key, value, expires_at in records:
             deadline = None if expires_at is None else expires_at * 1_000_000 - UNIX
             if deadline is None:
-                changes[check_key(key)] = check_value(value)
+                entries[check_key(key)] = check_value(value, key)
             elif deadline > now:
-                changes[check_key(key)] = (deadline, check_value(value))
+                entries[check_key(key)] = (deadline, check_value(value, key))
         with self._memory.lock:
             self._memory.check_open()
-            self._memory.write(self._table, changes)
+            self._memory.write(self._table, entries)
 
 
 class AsyncMemoryStore(AsyncFromSync):

@@ -3,6 +3,9 @@
 An entry is its value, or a pair of deadline and value where it expires; so one that never expires takes no more than
 in a dict, and reading it asks no clock. Reads take no lock: one operation on a dict is atomic. Every write is one such
 operation too, under the lock.
+
+No loop stands in a `with` here, but in a function that is called there: CPython 3.13.0 leaves a `with` without its exit
+where a signal handler raises at the end of a loop's round.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from kv.expiry import KEEP_TTL
 from .sortedkeys import SortedKeys
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kv.expiry import Ages
 
 Entry: TypeAlias = bytes | tuple[int, bytes]
@@ -54,6 +59,32 @@ def successor(old: Entry | None, value: bytes, ages: Ages) -> Entry:
     if age is KEEP_TTL:
         return (old[0], value) if type(old) is tuple else value
     return until(age, value)
+
+
+def live_values(entries: Mapping[str, Entry | None]) -> dict[str, bytes]:
+    now = clock()
+    return {key: value for key, entry in entries.items() if (value := live_value(entry, now)) is not None}
+
+
+def all_until(ms: int | None, values: dict[str, bytes]) -> dict[str, Entry]:
+    return {key: until(ms, value) for key, value in values.items()}
+
+
+def any_changed(live: dict[str, Entry], entries: Mapping[str, Entry | None]) -> bool:
+    """Whether what was live is not what is live now."""
+    now = clock()
+    return any(
+        entry is not live.get(key) if live_value(entry, now) is not None else key in live
+        for key, entry in entries.items()
+    )
+
+
+def changes(live: dict[str, Entry], answer: dict[str, bytes], ages: Ages) -> dict[str, Entry]:
+    """What the answer of an update makes of what was live."""
+    return {
+        **dict.fromkeys(live, GONE),
+        **{key: successor(live.get(key), value, ages) for key, value in answer.items()},
+    }
 
 
 class Table:
@@ -169,31 +200,47 @@ class Memory:
         removed = 0
         while limit is None or removed < limit:
             with self.lock:
-                now = clock()
-                for _ in range(PAGE if limit is None else min(PAGE, limit - removed)):
-                    if not self.heap or self.heap[0][0] > now:
-                        return removed
-                    deadline, path, key = heappop(self.heap)
-                    table = self.tables.get(path)
-                    entry = table.entries.get(key) if table else None
-                    if table and type(entry) is tuple and entry[0] == deadline:
-                        self.remove(table, key)
-                        removed += 1
+                count, more = self.clean(PAGE if limit is None else min(PAGE, limit - removed))
+            removed += count
+            if not more:
+                break
         return removed
+
+    def clean(self, limit: int) -> tuple[int, bool]:
+        """Remove what has expired, of so many deadlines. Gives how many entries, and whether there may be more."""
+        removed, now = 0, clock()
+        for _ in range(limit):
+            if not self.heap or self.heap[0][0] > now:
+                return removed, False
+            deadline, path, key = heappop(self.heap)
+            table = self.tables.get(path)
+            entry = table.entries.get(key) if table else None
+            if table and type(entry) is tuple and entry[0] == deadline:
+                self.remove(table, key)
+                removed += 1
+        return removed, True
 
     def close(self) -> None:
         with self.lock:
             self.closed = True
-            for table in [*self.tables.values()]:
-                table.entries.clear()
-                table.sorted.forget()
-            self.filled.clear()
-            self.heap.clear()
-            if self.recent is not None:
-                self.recent.clear()
+            self.empty()
             cleaner, self.cleaner = self.cleaner, None
         if cleaner:
             cleaner.stop()
+
+    def empty(self) -> None:
+        for table in [*self.tables.values()]:
+            table.entries.clear()
+            table.sorted.forget()
+        self.filled.clear()
+        self.heap.clear()
+        if self.recent is not None:
+            self.recent.clear()
+
+    def compact(self) -> None:
+        """Give back what stands for keys that are gone. Under the lock."""
+        for table in self.filled:
+            table.sorted.forget()
 
     def before_fork(self) -> None:
         self.lock.acquire()
@@ -201,4 +248,5 @@ class Memory:
     def after_fork(self, *, child: bool) -> None:
         if child:
             self.cleaner = None  # its thread has stayed behind
+            self.turns = threading.RLock()
         self.lock.release()

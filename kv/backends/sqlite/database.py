@@ -65,7 +65,8 @@ class _Connection(sqlite3.Connection):
     """One that a weak set can hold: a reader that an interrupt has lost becomes garbage, and is closed."""
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(sqlite3.Error):  # it may never have been open
+            self.close()
 
 
 class Database:
@@ -82,7 +83,8 @@ class Database:
         self.cleanup_interval = cleanup_interval
         self.max_value = INT_MAX  # until SQLite has said
         self.cleaner: Cleaner | None = None
-        self.connecting = threading.Lock()  # held while a reader connects, which a fork must not cut in two
+        self.connecting = threading.Lock()  # held while a reader connects, and from before a fork until after it
+        self.forking = False
         self.closed = False
         self.resting: list[sqlite3.Connection] = []  # during a fork
         self.held = False  # the lock, during a fork
@@ -116,6 +118,7 @@ class Database:
             self.every.add(connection)
             try:
                 connection.execute(f"PRAGMA synchronous = {self.durability}")
+                connection.execute("PRAGMA cell_size_check = ON")  # or some damage reads as "nothing there"
             except BaseException:
                 connection.close()
                 raise
@@ -219,6 +222,9 @@ class Database:
         """Run a query and give what `take` takes of its rows."""
         if self.path is None:
             return self.locked(lambda: self._take(self.open(), sql, parameters, take))
+        if self.forking:
+            with self.connecting:  # nobody begins to read until the fork is over
+                pass
         try:
             connection = self.idle.pop()
         except IndexError:
@@ -354,7 +360,7 @@ class Database:
             for call in calls:
                 if full:  # nothing has been written, and what is too much together may not be so alone
                     call.execute()
-                else:
+                elif call.error is None:  # else it has an error of its own
                     call.error = e
 
     # keeping
@@ -396,6 +402,7 @@ class Database:
         # The child has SQLite's own locks as they are at the fork: so no other thread may be inside SQLite then.
         end = time.monotonic() + _FORK_WAIT
         self.connecting.acquire()
+        self.forking = True
         self.held = self.lock.acquire(timeout=_FORK_WAIT)
         while self.held and len(self.every) > len(self.writing) + len(self.resting) and time.monotonic() < end:
             try:
@@ -406,8 +413,11 @@ class Database:
     def after_fork(self, *, child: bool) -> None:
         self.idle.extend(self.resting)
         self.resting.clear()
-        self.connecting.release()
+        if self.forking:
+            self.forking = False
+            self.connecting.release()
         if self.held:
+            self.held = False
             self.lock.release()
         if child and self.path is not None:  # a copy of memory is a store of its own
             # SQLite forbids to use a connection in a child, and even to close it there: they are leaked on purpose.

@@ -120,6 +120,8 @@ class SQLiteStore(BaseStore):
         given = {"durability": durability, "lock_timeout": lock_timeout, "cleanup_interval": cleanup_interval}
         opts: Any = options.checked(given, self.url_options, "SQLiteStore")
         name = os.fspath(path)
+        if "://" in name:
+            raise ConfigError(f"SQLiteStore takes a path, and {hide(name)} is a URL; kv.open takes URLs")
         self._db = Database(None if name == ":memory:" else os.path.abspath(name), **opts)
         self._ns = SEPARATOR.join(self._path)
         self._open()
@@ -241,7 +243,7 @@ class SQLiteStore(BaseStore):
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
         ms = None if ttl is None else ttl_ms(ttl)
-        row = self._row(check_key(key), check_value(value), None)
+        row = self._row(check_key(key), check_value(value, key), None)
         self._db.write(_PUT, row if ms is None else lambda: (*row[:2], _until(ms), row[3]))
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
@@ -264,7 +266,7 @@ class SQLiteStore(BaseStore):
 
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ms = ttl_ms(ttl)
-        row = self._row(check_key(key), check_value(value), None)
+        row = self._row(check_key(key), check_value(value, key), None)
         return self._db.write(_ADD, lambda: (*row[:2], _until(ms), row[3], wall_ms())) == 1
 
     def expire(self, key: str, ttl: TTL) -> bool:
@@ -326,7 +328,7 @@ class SQLiteStore(BaseStore):
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [
-            self._row(check_key(key), check_value(value), expires_at)
+            self._row(check_key(key), check_value(value, key), expires_at)
             for key, value, expires_at in records
             if not _past(expires_at)
         ]

@@ -54,15 +54,15 @@ def verify(db: Database) -> list[str]:
 
     def read(cursor: sqlite3.Cursor) -> None:
         for number, *columns in cursor:
-            found.extend(
-                f"row {number}, namespace {columns[1]!r}, key {columns[3]!r}: {what}" for what in _wrong(*columns)
-            )
+            for what in _wrong(*columns):
+                names, key = (text.decode(errors="backslashreplace") if text else "" for text in columns[1:4:2])
+                found.append(f"row {number}, namespace {names!r}, key {key!r}: {what}")
 
     try:
         found += [line for (line,) in db.fetch("PRAGMA integrity_check", (), rows) if line != "ok"]
         db.fetch(_EVERY, (), read)
     except CorruptData as e:
-        found.append(str(e))
+        found.append(f"the file is damaged: {e.__cause__}")
     return found
 
 

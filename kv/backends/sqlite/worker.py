@@ -139,10 +139,10 @@ class Worker:
         """End the thread when it has done what is queued, and then `last`."""
         with self._lock:
             if not self._stopped:
-                self._stopped = True
-                self._ending = Ending(last)
                 if last and self._thread is None:
                     self._start()
+                self._stopped = True
+                self._ending = Ending(last)
                 self._queue.put(self._ending)
 
     async def ended(self) -> None:
