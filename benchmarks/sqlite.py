@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kv
-from kv.backends.sqlite.schema import DDL
+from kv.backends.sqlite.schema import DDL, PRAGMAS
 
 from .harness import Case, compare, console
 
@@ -35,7 +35,8 @@ def bare(path: Path, durability: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.executescript(DDL)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {durability}")
+    for pragma in (f"PRAGMA synchronous = {durability}", *PRAGMAS):
+        connection.execute(pragma)
     return connection
 
 
@@ -61,14 +62,18 @@ def single(folder: Path, rounds: int) -> bool:
         floor.executemany(SET, [(key, next(VALUES)) for key in keys])
         floor.execute("COMMIT")
         asked = random.Random(1).sample(keys, 2_000)
+        cache = disk_cache(folder, keys)
         met = compare(
             f"{mark}: get of 100,000",
             each("sqlite3, SELECT", lambda key: floor.execute(GET, (key,)).fetchone(), asked),
             each("SQLiteStore.get", store.get, asked, 1.4),
-            *diskcache(folder, asked),
+            *([each("diskcache.Cache.get", cache.get, asked)] if cache is not None else []),
             rounds=rounds,
         )
-        met &= writes(mark, store, floor, asked, rounds)
+        peers = (
+            [each("diskcache.Cache.set", lambda key: cache.set(key, next(VALUES)), asked)] if cache is not None else []
+        )
+        met &= writes(mark, store, floor, asked, rounds, peers)
 
         batch = [(key, next(VALUES)) for key in random.Random(2).sample(keys, 10_000)]
 
@@ -84,7 +89,7 @@ def single(folder: Path, rounds: int) -> bool:
             rounds=rounds,
         )
     with kv.SQLiteStore(folder / "full.db") as store, closing(bare(folder / "bare-full.db", "full")) as floor:
-        met &= writes("sqlite, durability=full", store, floor, asked[:200], rounds)
+        met &= writes("sqlite, durability=full", store, floor, asked[:200], rounds, [])
     return met
 
 
@@ -98,7 +103,9 @@ def each(name: str, call: Callable[[str], object], keys: list[str], most: float 
     return Case(name, loop, len(keys), most)
 
 
-def writes(mark: str, store: kv.SQLiteStore, floor: sqlite3.Connection, keys: list[str], rounds: int) -> bool:
+def writes(
+    mark: str, store: kv.SQLiteStore, floor: sqlite3.Connection, keys: list[str], rounds: int, peers: list[Case]
+) -> bool:
     """Single writes, each its own commit."""
     return compare(
         f"{mark}: single writes",
@@ -107,24 +114,21 @@ def writes(mark: str, store: kv.SQLiteStore, floor: sqlite3.Connection, keys: li
         each("SQLiteStore.set ttl", lambda key: store.set(f"t{key}", next(VALUES), ttl=60), keys),
         each("SQLiteStore.increment", lambda _: store.increment("n"), keys),
         each("SQLiteStore.update", lambda key: store.update(key, lambda _: next(VALUES)), keys),
+        *peers,
         rounds=rounds,
     )
 
 
-def diskcache(folder: Path, keys: list[str]) -> list[Case]:
-    """Give a row for diskcache, where it is installed."""
+def disk_cache(folder: Path, keys: list[str]) -> Any:
+    """Give diskcache's cache with the same entries, or None where it is not installed."""
     try:
         cache: Any = import_module("diskcache").Cache(str(folder / "diskcache"))
     except ImportError:
-        return []
-    for key in keys:
-        cache.set(key, next(VALUES))
-
-    def loop() -> None:
+        return None
+    with cache.transact():
         for key in keys:
-            cache.get(key)
-
-    return [Case("diskcache.Cache.get", loop, len(keys))]
+            cache.set(key, next(VALUES))
+    return cache
 
 
 async def together(folder: Path, rounds: int) -> bool:

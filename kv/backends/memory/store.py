@@ -28,11 +28,11 @@ from .tables import (
     Memory,
     Path,
     all_until,
-    any_changed,
     changes,
     clock,
+    live_entries,
     live_value,
-    live_values,
+    still,
     successor,
     until,
 )
@@ -264,7 +264,7 @@ class MemoryStore(BaseStore):
         asked = check_keys(keys)
         with self._memory.lock:
             self._memory.check_open()
-            live = live_values(self._entries(asked))
+            live = live_entries(self._entries(asked))
             self._memory.write(self._table, dict.fromkeys(live, GONE))
             return len(live)
 
@@ -317,12 +317,11 @@ class MemoryStore(BaseStore):
         with memory.lock:
             memory.check_open()
             seen = self._entries(keys)
-        found = live_values(seen)
-        answer = fn(found)
-        live = {key: entry for key, entry in seen.items() if entry is not None and key in found}
+        live = live_entries(seen)
+        answer = fn({key: entry if isinstance(entry, bytes) else entry[1] for key, entry in live.items()})
         with memory.lock:
-            now = self._entries(keys)
-            if any_changed(live, now):
+            memory.check_open()
+            if not still(live, self._entries(keys)):
                 return None
             memory.write(self._table, changes(live, answer, ages))
         return answer

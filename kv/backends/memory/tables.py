@@ -61,30 +61,33 @@ def successor(old: Entry | None, value: bytes, ages: Ages) -> Entry:
     return until(age, value)
 
 
-def live_values(entries: Mapping[str, Entry | None]) -> dict[str, bytes]:
+def live_entries(entries: Mapping[str, Entry | None]) -> dict[str, Entry]:
     now = clock()
-    return {key: value for key, entry in entries.items() if (value := live_value(entry, now)) is not None}
+    return {
+        key: entry for key, entry in entries.items() if entry is not None and (type(entry) is bytes or now < entry[0])
+    }
 
 
 def all_until(ms: int | None, values: dict[str, bytes]) -> dict[str, Entry]:
     return {key: until(ms, value) for key, value in values.items()}
 
 
-def any_changed(live: dict[str, Entry], entries: Mapping[str, Entry | None]) -> bool:
-    """Whether what was live is not what is live now."""
+def still(live: dict[str, Entry], entries: Mapping[str, Entry | None]) -> bool:
+    """Whether what was live, of these keys, is what is live now."""
     now = clock()
-    return any(
-        entry is not live.get(key) if live_value(entry, now) is not None else key in live
-        for key, entry in entries.items()
-    )
+    for key, entry in entries.items():
+        there = None if type(entry) is tuple and now >= entry[0] else entry
+        if there is not live.get(key):
+            return False
+    return True
 
 
 def changes(live: dict[str, Entry], answer: dict[str, bytes], ages: Ages) -> dict[str, Entry]:
     """What the answer of an update makes of what was live."""
-    return {
-        **dict.fromkeys(live, GONE),
-        **{key: successor(live.get(key), value, ages) for key, value in answer.items()},
-    }
+    changed: dict[str, Entry] = dict.fromkeys(live, GONE)
+    for key, value in answer.items():
+        changed[key] = successor(live.get(key), value, ages)
+    return changed
 
 
 class Table:

@@ -118,7 +118,8 @@ class Database:
             self.every.add(connection)
             try:
                 connection.execute(f"PRAGMA synchronous = {self.durability}")
-                connection.execute("PRAGMA cell_size_check = ON")  # or some damage reads as "nothing there"
+                for pragma in schema.PRAGMAS:
+                    connection.execute(pragma)
             except BaseException:
                 connection.close()
                 raise
@@ -231,6 +232,23 @@ class Database:
             connection = self._reader()
         try:
             return self._take(connection, sql, parameters, take)
+        finally:
+            self.idle.append(connection)
+            if self.closed:
+                self._close_idle()
+
+    def row(self, sql: str, parameters: tuple[object, ...]) -> Any:
+        """Run a query and give its first row, or None: `fetch` in one piece, for the hottest calls."""
+        try:
+            if self.path is None or self.forking:
+                return self.fetch(sql, parameters, first)
+            connection = self.idle.pop()
+        except IndexError:
+            return self.fetch(sql, parameters, first)
+        try:
+            return connection.execute(sql, parameters).fetchone()
+        except sqlite3.Error as e:
+            raise self.error(e) from e
         finally:
             self.idle.append(connection)
             if self.closed:

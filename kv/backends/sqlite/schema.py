@@ -26,6 +26,12 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+PRAGMAS: Final = (
+    "PRAGMA cell_size_check = ON",  # or some damage reads as "nothing there"
+    "PRAGMA cache_size = -16000",  # KiB at most, of pages that were read
+)
+"""What every connection is told."""
+
 _HEADER = (
     "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "
     "(SELECT count(*) FROM sqlite_master)"

@@ -157,7 +157,7 @@ class SQLiteStore(BaseStore):
     @overload
     def get(self, key: str, default: D) -> bytes | D: ...
     def get(self, key: str, default: object = None) -> object:
-        row = self._db.fetch(_GET, (self._ns, check_key(key)), first)
+        row = self._db.row(_GET, (self._ns, check_key(key)))
         return default if row is None or _past(row[1]) else row[0]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -165,11 +165,11 @@ class SQLiteStore(BaseStore):
         return {key: value for key, value, expires_at in found if not _past(expires_at)}
 
     def size(self, key: str) -> int | None:
-        row = self._db.fetch(_SIZE, (self._ns, check_key(key)), first)
+        row = self._db.row(_SIZE, (self._ns, check_key(key)))
         return None if row is None or _past(row[1]) else row[0]
 
     def ttl(self, key: str) -> float | None:
-        row = self._db.fetch(_SIZE, (self._ns, check_key(key)), first)
+        row = self._db.row(_SIZE, (self._ns, check_key(key)))
         if row is None:
             return None
         if row[1] is None:
