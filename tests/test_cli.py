@@ -14,6 +14,7 @@ import pytest
 from commands import (
     ANY_BYTES,
     DB,
+    PROGRAM,
     call,
     db,
     failed,
@@ -334,6 +335,16 @@ def test_a_mistyped_path_makes_no_store(tmp_path: Path) -> None:
 
 
 # which store
+
+
+def test_a_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_KV_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "kv co")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    done = subprocess.run(PROGRAM, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["plain,count", "plain,copy", "plain,compact"]
+    monkeypatch.setenv("_KV_COMPLETE", "zsh_source")
+    assert "#compdef kv" in subprocess.run(PROGRAM, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_store_without_a_url_is_a_file_of_the_user(home: Path) -> None:

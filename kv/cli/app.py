@@ -44,6 +44,10 @@ def run(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a character that the terminal has not is no error
+    if instruction := os.environ.get("_KV_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(kv, {}, "kv", "_KV_COMPLETE", instruction)
     code = 0
     try:
         try:
