@@ -342,7 +342,7 @@ def test_a_shell_completes_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_WORDS", "kv co")
     monkeypatch.setenv("COMP_CWORD", "1")
     done = subprocess.run(PROGRAM, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["plain,count", "plain,copy", "plain,compact"]
+    assert done.stdout.split() == ["plain,compact", "plain,copy", "plain,count"]
     monkeypatch.setenv("_KV_COMPLETE", "zsh_source")
     assert "#compdef kv" in subprocess.run(PROGRAM, capture_output=True, text=True, check=True).stdout
 
