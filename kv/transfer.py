@@ -199,15 +199,16 @@ def export_file(
     with _locked(part) as file:
         writer = Writer()
         reader = Reader(f"{os.fspath(path)}.part")
+        if resume and os.fstat(file.fileno()).st_size:
+            _check_origin(base, origin, f"{os.fspath(path)}.part")
         resumed = _read_part(file, reader) if resume else False
         if resumed:
-            _check_origin(base, origin, f"{os.fspath(path)}.part")
             writer.follow(reader)
         else:
+            file.seek(0)
+            file.truncate()  # first, so that never a part stands beside another's origin
             with open(origin, "w", encoding="utf-8", errors="surrogateescape") as of:
                 of.write(repr(base))
-            file.seek(0)
-            file.truncate()
             file.write(writer.begin())
         if not reader.ended:
             _export(base, file, writer, reader.last, progress)
