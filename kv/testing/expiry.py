@@ -50,8 +50,8 @@ class Expiry(Suite):
         await expires_in(store, A, LONG, since)
         await expired(store, B)  # some time passes
         after = await store.ttl(A)
-        assert isinstance(before, float)
-        assert isinstance(after, float)
+        assert type(before) is float
+        assert type(after) is float
         assert after <= before - SOON + 0.005
 
     async def test_ttl_of_a_missing_key_is_none(self, store: AsyncStore) -> None:
