@@ -1,8 +1,8 @@
 """What a backend starts from: a few methods to write, and the rest of the contract derived from them.
 
 A backend subclasses `BaseStore` or `AsyncBaseStore` and writes the abstract methods; every other method is then there,
-and is as atomic as `_update` is. It overrides what its engine can do better. `CONTRIBUTING.md` shows it
-on one page. `kv.lifted` makes the async colour of a sync store.
+and is as atomic as `_update` is. It overrides what its engine can do better. `CONTRIBUTING.md` shows it on one page.
+`kv.lifted` makes the async colour of a sync store.
 """
 
 from __future__ import annotations

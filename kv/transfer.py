@@ -23,13 +23,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from .base import BaseStore
 from .errors import ConfigError, CorruptData
 from .expiry import wall_ms
+from .files import locked, sync_folder
 from .lines import Path, Reader, Writer
 from .store import Record
 
@@ -196,7 +197,7 @@ def export_file(
     if os.path.exists(final) and not os.path.isfile(final):
         raise ConfigError(f"{os.fspath(path)} is not a regular file; to write to it use the standard output")
     part, origin = f"{final}.part", f"{final}.part.of"
-    with _locked(part) as file:
+    with locked(part, PAGE_BYTES) as file:
         writer = Writer()
         reader = Reader(f"{os.fspath(path)}.part")
         if resume and os.fstat(file.fileno()).st_size:
@@ -221,7 +222,7 @@ def export_file(
         with suppress(FileNotFoundError):
             os.remove(origin)
         os.replace(part, final)  # under the lock, so that no other export has begun to write to it
-    _sync_folder(os.path.dirname(final))
+    sync_folder(os.path.dirname(final))
     return Exported(writer.entries, reader.entries)
 
 
@@ -261,38 +262,6 @@ def _read_part(file: IO[bytes], reader: Reader) -> bool:
     file.seek(good)
     file.truncate()
     return good > 0
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[IO[bytes]]:
-    """Open a file to read and write, made where it is missing, that no other process has open this way."""
-    while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=PAGE_BYTES) as file:
-            _lock(file, path)
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                yield file
-                return
-            # it was renamed before it was locked: open the new one
-
-
-def _lock(file: IO[bytes], path: str) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(f"another export is writing {path}") from None
-
-
-def _sync_folder(path: str) -> None:
-    with suppress(OSError):  # some systems open no folders; the file itself is synced
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 # import and copy

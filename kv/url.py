@@ -94,7 +94,7 @@ def _entry_points() -> Any:
 
 def _find(url: str | None) -> tuple[str, Backend]:
     text = os.environ.get("KV_URL") if url is None else url
-    if text is None or text == "":
+    if text in (None, ""):
         missing = "no URL given, and KV_URL is not set" if url is None else "the URL is empty"
         raise ConfigError(f"{missing}; for example {_EXAMPLES}")
     if not isinstance(text, str):

@@ -59,9 +59,8 @@ def _value(argument: str | None, path: str | None) -> bytes:
 
 
 def _input() -> bytes:
-    if isinstance(
-        getattr(sys.stdin, "name", None), int
-    ):  # ours, in place of one that was closed before this process began
+    # a number for a name: it is ours, in place of one that was closed before this process began
+    if isinstance(getattr(sys.stdin, "name", None), int):
         raise click.UsageError("no value; the standard input is closed")
     return sys.stdin.buffer.read()
 

@@ -16,10 +16,7 @@ from kv.keys import Listing, check_key, check_keys, check_limit
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
 from kv.url import Backend, hide
-from kv.values import (
-    check_items,
-    check_value,
-)
+from kv.values import check_items, check_value
 
 from .tables import (
     GONE,

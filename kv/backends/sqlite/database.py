@@ -1,8 +1,8 @@
-"""A SQLite file that holds a store: its connections, locks, transactions, errors and upkeep.
+"""A SQLite file that holds a store: its connections, locks and transactions.
 
 One connection writes, under a lock of the process, so that threads queue here and only processes wait in SQLite;
 readers take a connection from those that are idle. Every write is its own `BEGIN IMMEDIATE`, which a single statement
-is by itself. Errors of the engine become ours in one place, `Database.error`.
+is by itself. What the engine raises becomes ours where it comes out of the driver, by `errors.ours`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,13 @@ from kv.errors import (
     BackendError,
     ConfigError,
     Conflict,
-    CorruptData,
-    KVError,
-    OutcomeUnknown,
     StoreClosed,
     Unavailable,
-    ValueTooLarge,
 )
 from kv.expiry import wall_ms
 
 from . import schema
-from .schema import code_of
+from .errors import code_of, ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,8 +43,8 @@ Parameters: TypeAlias = "tuple[object, ...] | Callable[[], tuple[object, ...]]"
 """Of a statement; where a clock is among them, a function that gives them when the statement's turn has come."""
 
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
-INT_MAX: Final = 2**31 - 1
-"""The most milliseconds that SQLite can be told to wait, and more bytes than it takes."""
+_INT_MAX: Final = 2**31 - 1
+"""The most milliseconds that SQLite can be told, and more bytes than it takes."""
 _FORK_WAIT = 5.0
 """So many seconds a fork waits for other threads to leave SQLite; longer ones are left where they are."""
 
@@ -80,8 +76,9 @@ class Database:
         self.closed_message = f"the store {self.name} is closed; open a new one"
         self.durability = durability
         self.lock_timeout = lock_timeout
+        self.busy_ms = min(round(lock_timeout * 1000), _INT_MAX)  # the same, as SQLite is told it
         self.cleanup_interval = cleanup_interval
-        self.max_value = INT_MAX  # until SQLite has said
+        self.max_value = _INT_MAX  # until SQLite has said
         self.cleaner: Cleaner | None = None
         self.connecting = threading.Lock()  # held while a reader connects, and from before a fork until after it
         self.forking = False
@@ -110,7 +107,7 @@ class Database:
         try:
             connection = sqlite3.connect(
                 ":memory:" if self.path is None else self.path,
-                timeout=min(self.lock_timeout * 1000, INT_MAX) / 1000,
+                timeout=self.busy_ms / 1000,
                 isolation_level=None,
                 check_same_thread=False,
                 factory=_Connection,
@@ -124,7 +121,7 @@ class Database:
                 connection.close()
                 raise
         except sqlite3.Error as e:
-            raise self.error(e) from e
+            raise ours(e, self) from e
         return connection
 
     def check_open(self) -> None:
@@ -154,7 +151,7 @@ class Database:
             if writer is not None:
                 writer.close()
             if isinstance(e, sqlite3.Error):
-                raise self.error(e) from e
+                raise ours(e, self) from e
             raise
         self.writing.append(writer)
         self.writer = writer
@@ -202,20 +199,18 @@ class Database:
         SQLite's own waiting sleeps longer each time, so whoever has waited long goes on waiting while newcomers get the
         lock; and some statements it does not wait for at all. Short random naps are fair, and faster too.
         """
-        try:
-            return connection.execute(sql, parameters() if callable(parameters) else parameters)
-        except sqlite3.OperationalError as e:
-            if code_of(e) != sqlite3.SQLITE_BUSY:
-                raise
-        began = time.monotonic()
+        began = None
         while True:
-            waited = time.monotonic() - began
-            time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
             try:
                 return connection.execute(sql, parameters() if callable(parameters) else parameters)
             except sqlite3.OperationalError as e:
-                if code_of(e) != sqlite3.SQLITE_BUSY or waited > self.lock_timeout:
+                if code_of(e) != sqlite3.SQLITE_BUSY:
                     raise
+                now = time.monotonic()
+                waited = now - (began := began or now)
+                if waited > self.lock_timeout:
+                    raise
+            time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
 
     # reading
 
@@ -248,7 +243,7 @@ class Database:
         try:
             return connection.execute(sql, parameters).fetchone()
         except sqlite3.Error as e:
-            raise self.error(e) from e
+            raise ours(e, self) from e
         finally:
             self.idle.append(connection)
             if self.closed:
@@ -265,7 +260,7 @@ class Database:
                 cursor.close()  # what keeps the error would keep the cursor, and the cursor this state of the file
                 raise
         except sqlite3.Error as e:
-            raise self.error(e) from e
+            raise ours(e, self) from e
 
     # writing
 
@@ -291,7 +286,7 @@ class Database:
         try:
             return self.patiently(writer, sql, parameters).rowcount
         except sqlite3.Error as e:
-            raise self.error(e, writing=True) from e
+            raise ours(e, self, writing=True) from e
 
     def whole(self) -> sqlite3.Connection:
         """Give the writer, outside any transaction but those that are under way."""
@@ -311,7 +306,7 @@ class Database:
         try:
             writer.executemany(sql, rows)
         except sqlite3.Error as e:
-            raise self.error(e) from e
+            raise ours(e, self) from e
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do the work so that all it writes is there, or nothing; inside another transaction, all of this part."""
@@ -357,7 +352,7 @@ class Database:
         try:
             self.patiently(writer, sql)
         except sqlite3.Error as e:
-            raise self.error(e, writing=writing) from e
+            raise ours(e, self, writing=writing) from e
 
     def batch(self, calls: list[Call]) -> None:
         """Run the calls in one transaction; each fails alone, but they are written together or not at all."""
@@ -445,44 +440,6 @@ class Database:
             self._begin()
         if child:
             self.cleaner = None
-
-    # what went wrong
-
-    def error(self, error: sqlite3.Error, *, writing: bool = False) -> KVError:
-        """Give our error for one of SQLite's."""
-        code = code_of(error)
-        if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
-            return StoreClosed(self.closed_message)
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Conflict(
-                f"{self.name}: another process has kept the file locked for more than {self.lock_timeout:g} s; nothing "
-                "was written. Try again, or raise lock_timeout"
-            )
-        if code == sqlite3.SQLITE_FULL:
-            return Unavailable(f"{self.name}: the disk is full; nothing was written. Free some space and try again")
-        if code == sqlite3.SQLITE_READONLY:
-            return Unavailable(
-                f"{self.name} is read-only here; nothing was written. See the permissions of the file and its directory"
-            )
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            return Unavailable(
-                f"{self.name} cannot be opened; see the path, its permissions and the limit of open files"
-            )
-        if code == sqlite3.SQLITE_NOTADB:
-            return CorruptData(f"{self.name} is not a SQLite database; it was left untouched. Is the path right?")
-        if code == sqlite3.SQLITE_CORRUPT:
-            return CorruptData(f"{self.name} is damaged ({error}); restore a backup, or see what `kv verify` names")
-        if code == sqlite3.SQLITE_TOOBIG:
-            return ValueTooLarge(
-                f"{self.name}: SQLite holds values up to {self.max_value:,} bytes; nothing was written"
-            )
-        if code == sqlite3.SQLITE_IOERR:
-            if writing:
-                return OutcomeUnknown(
-                    f"{self.name}: the disk failed during a commit ({error}); read before you try again"
-                )
-            return Unavailable(f"{self.name}: the disk failed or is full ({error}); nothing was written")
-        return BackendError(f"{self.name}: SQLite says: {error}")
 
 
 def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], writing: list[sqlite3.Connection]) -> None:

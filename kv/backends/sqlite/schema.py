@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from kv.errors import ConfigError, CorruptData, Unavailable
 
+from .errors import code_of
+
 APPLICATION_ID: Final = 0x616E796B  # "anyk", in the file's header
 SCHEMA_VERSION: Final = 1
 # A rowid table: a large value stands outside the index, and is not read or moved to find a key.
@@ -88,8 +90,3 @@ def make(connection: sqlite3.Connection) -> None:
     """Make our schema, inside a transaction."""
     for statement in DDL.split(";\n"):
         connection.execute(statement)
-
-
-def code_of(error: sqlite3.Error) -> int:
-    """Give SQLite's primary result code."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kv.errors import ConfigError, CorruptData, InvalidKey, Unavailable
+from kv.files import sync_folder
 from kv.keys import SEPARATOR, check_key, check_path
 
-from .database import INT_MAX, rows
+from .database import rows
+from .errors import ours
 
 if TYPE_CHECKING:
     from .database import Database
@@ -28,13 +30,13 @@ def compact(db: Database) -> None:
         try:
             db.patiently(writer, "VACUUM")
             # for readers to leave the log
-            writer.execute(f"PRAGMA busy_timeout = {min(db.lock_timeout * 1000, INT_MAX):.0f}")
+            writer.execute(f"PRAGMA busy_timeout = {db.busy_ms}")
             try:
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
                 writer.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as e:
-            raise db.error(e, writing=True) from e
+            raise ours(e, db, writing=True) from e
 
     db.locked(work)
 
@@ -106,19 +108,9 @@ def backup(db: Database, path: str) -> None:
         finally:
             target.close()
         os.replace(part, path)
-        _sync(directory)
+        sync_folder(directory)
     except (sqlite3.Error, OSError) as e:
         raise Unavailable(f"the backup of {db.name} to {path} failed: {e}") from e
     finally:
         with suppress(FileNotFoundError):
             os.remove(part)
-
-
-def _sync(directory: str) -> None:
-    """Have the names in a directory survive power loss."""
-    if os.name == "posix":
-        number = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
