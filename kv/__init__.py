@@ -30,6 +30,7 @@ from .url import Backend, open, open_async
 
 if TYPE_CHECKING:
     from .backends.memory import AsyncMemoryStore, MemoryStore
+    from .backends.postgres import AsyncPostgresStore, PostgresStore
     from .backends.sqlite import AsyncSQLiteStore, SQLiteStore
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "KEEP_TTL",
     "TTL",
     "AsyncMemoryStore",
+    "AsyncPostgresStore",
     "AsyncSQLiteStore",
     "AsyncStore",
     "Backend",
@@ -55,6 +57,7 @@ __all__ = [
     "MemoryStore",
     "NotAnInteger",
     "OutcomeUnknown",
+    "PostgresStore",
     "SQLiteStore",
     "Stats",
     "Store",
@@ -68,8 +71,10 @@ __all__ = [
 
 _stores = {
     "AsyncMemoryStore": "kv.backends.memory",
+    "AsyncPostgresStore": "kv.backends.postgres",
     "AsyncSQLiteStore": "kv.backends.sqlite",
     "MemoryStore": "kv.backends.memory",
+    "PostgresStore": "kv.backends.postgres",
     "SQLiteStore": "kv.backends.sqlite",
 }
 

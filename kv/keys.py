@@ -7,13 +7,14 @@ Python, which is the order of their UTF-8 bytes, which is the order every backen
 from __future__ import annotations
 
 import re
+import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from .errors import InvalidKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_KEY: Final = 2_048
 """The longest key, in bytes of UTF-8."""
@@ -101,6 +102,41 @@ def fnv1a_64(data: bytes) -> int:
     for byte in data:
         h = ((h ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
     return h - (1 << 64) if h >> 63 else h
+
+
+_OFFSET: Final = 0xCBF29CE484222325
+_PRIME: Final = 0x100000001B3
+_LANES: Final = 4_096
+"""So many are hashed in one number."""
+
+
+def fnv1a_64_many(texts: Sequence[bytes]) -> list[int]:
+    """`fnv1a_64` of each. Of many about 20 ns a byte: all of one length are one number, with 128 bits for each."""
+    by_length: dict[int, list[int]] = {}
+    for i, size in enumerate(map(len, texts)):
+        by_length.setdefault(size, []).append(i)
+    hashes = [0] * len(texts)
+    for size, places in by_length.items():
+        for begin in range(0, len(places), _LANES):
+            some = places[begin : begin + _LANES]
+            for i, h in zip(some, _fnv1a_64_of_one_length([texts[i] for i in some], size), strict=True):
+                hashes[i] = h
+    return hashes
+
+
+def _fnv1a_64_of_one_length(texts: list[bytes], size: int) -> Sequence[int]:
+    if len(texts) < 8:
+        return [*map(fnv1a_64, texts)]
+    count = len(texts)
+    every = b"".join(texts)
+    low_halves = int.from_bytes((b"\xff" * 8 + b"\x00" * 8) * count, "little")
+    lanes = int.from_bytes((_OFFSET.to_bytes(8, "little") + b"\x00" * 8) * count, "little")
+    for i in range(size):
+        column = bytearray(16 * count)
+        column[::16] = every[i::size]
+        # 64 bits times 41 never leave a lane
+        lanes = ((lanes ^ int.from_bytes(column, "little")) * _PRIME) & low_halves
+    return struct.unpack(f"<{'q8x' * count}", lanes.to_bytes(16 * count, "little"))
 
 
 def prefix_end(prefix: str) -> str | None:

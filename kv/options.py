@@ -51,6 +51,19 @@ def count_or_off(value: object) -> int | None:
     return value
 
 
+def whole(least: int) -> Check:
+    """A whole number, not less than this."""
+
+    def check(value: object) -> int:
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LONGEST:
+            raise ValueError(f"expected a whole number, {least} or more")
+        return value
+
+    return check
+
+
 def flag(value: object) -> bool:
     """A bool, or its usual spellings."""
     if isinstance(value, bool):
@@ -74,7 +87,7 @@ def one_of(*names: str) -> Check:
 
 
 def names(value: object) -> object:
-    """A namespace, or the names of nested ones; the key rules apply where it is used."""
+    """A namespace, or the names of nested ones; or another name, whose rules apply where it is used."""
     return value
 
 

@@ -23,9 +23,11 @@ __all__ = ["Backend", "open", "open_async"]
 
 _BUILT_IN: Final = {
     "memory": "kv.backends.memory:BACKEND",
+    "postgres": "kv.backends.postgres:BACKEND",
+    "postgresql": "kv.backends.postgres:BACKEND",
     "sqlite": "kv.backends.sqlite:BACKEND",
 }
-_EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute)"
+_EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute), postgresql://user:password@host/database"
 
 
 class URLStore(Protocol):
@@ -122,11 +124,37 @@ def _find(url: str | None) -> tuple[str, Backend]:
     raise _options.unknown("scheme", scheme, schemes())
 
 
+def ddl(url: str) -> str:
+    """Give the SQL that makes the schema of a store, for who makes it by himself. Opens nothing.
+
+    Raises:
+        ConfigError: the URL is wrong, or such a store has no schema.
+    """
+    text, backend = _find(url)
+    cls = backend.store or backend.async_store
+    make = getattr(cls, "_ddl_of_url", None)
+    if cls is None or make is None:
+        raise ConfigError(f"{hide(text)} has no schema")
+    base, options = _parsed(text, cls, {})
+    return cast("str", make(base, **options))
+
+
+def knows(url: str, option: str) -> bool:
+    """Give whether the store behind the URL has such an option."""
+    backend = _find(url)[1]
+    return any(cls is not None and option in cls.url_options for cls in backend)
+
+
 def _opened(text: str, cls: type[URLStore] | None, colour: str, keywords: Mapping[str, object]) -> object:
-    scheme = text.partition("://")[0]
     if cls is None:
-        raise ConfigError(f"{scheme}:// has no {colour} store")
-    from urllib.parse import parse_qsl, urlencode
+        raise ConfigError(f"{text.partition('://')[0]}:// has no {colour} store")
+    base, options = _parsed(text, cls, keywords)
+    return cls.from_url(base, **options)
+
+
+def _parsed(text: str, cls: type[URLStore], keywords: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
+    """Give the URL without the options in its query, and them, checked, with those given as keywords."""
+    from urllib.parse import parse_qsl, quote, urlencode
 
     base, _, query = text.partition("?")
     passed = getattr(cls, "url_parameters", ())
@@ -145,5 +173,5 @@ def _opened(text: str, cls: type[URLStore] | None, colour: str, keywords: Mappin
             raise ConfigError(f"option {name!r} stands twice in {hide(text)}")
         else:
             given[name] = (value,) if name == "namespace" else value
-    checked = _options.checked({**given, **keywords}, cls.url_options, f"{scheme}://")
-    return cls.from_url(base + ("?" + urlencode(rest) if rest else ""), **checked)
+    checked = _options.checked({**given, **keywords}, cls.url_options, f"{text.partition('://')[0]}://")
+    return base + ("?" + urlencode(rest, quote_via=quote) if rest else ""), checked

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from itertools import count
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+import servers
 
 import kv
 from kv import transfer
@@ -12,6 +16,8 @@ from kv import transfer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Admin = psycopg.Connection[tuple[object, ...]]
 
 
 @pytest.fixture
@@ -71,3 +77,35 @@ def big_export(big: Path) -> Path:
     with kv.open(f"sqlite:///{big}") as store:
         transfer.export_file(store, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Server]:
+    """A PostgreSQL for all tests of this process, which leave it as it is."""
+    server = servers.postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def admin(postgres: servers.Server) -> Iterator[Admin]:
+    """A connection to it, to look with, autocommit."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        yield connection
+
+
+_tables = count()
+
+
+@pytest.fixture
+def table(admin: Admin) -> Iterator[str]:
+    """The name of a table that nobody has."""
+    name = f"kv_{os.getpid()}_{next(_tables)}"
+    yield name
+    admin.execute(f'DROP TABLE IF EXISTS "{name}"')
+
+
+@pytest.fixture
+def postgres_url(postgres: servers.Server, table: str) -> str:
+    """Where a new, empty store may be made in PostgreSQL."""
+    return f"{postgres.url}?table={table}"

@@ -24,10 +24,16 @@ STORES: dict[str, Callable[[Path, str], Any]] = {
     "tiny": lambda _, __: TinyStore(),
     "async tiny": lambda _, __: AsyncTinyStore(),
 }
+POSTGRES: dict[str, Callable[[str], Any]] = {
+    "postgres": kv.open,
+    "async postgres": kv.open_async,
+}
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, *POSTGRES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param in POSTGRES:
+        return POSTGRES[request.param](request.getfixturevalue("postgres_url"))
     # a view writes through the same calls, and needs no disk to sync in each of thousands of commits
     return STORES[request.param](tmp_path, "normal" if request.cls.view else "full")
 
@@ -48,3 +54,9 @@ class TestSQLiteProcesses(ProcessConformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/kv.db"
+
+
+class TestPostgresProcesses(ProcessConformance):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url

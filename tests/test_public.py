@@ -22,6 +22,7 @@ PAIRS = [
     (BaseStore, AsyncBaseStore),
     (kv.MemoryStore, kv.AsyncMemoryStore),
     (kv.SQLiteStore, kv.AsyncSQLiteStore),
+    (kv.PostgresStore, kv.AsyncPostgresStore),
 ]
 METHODS = sorted(name for name in vars(kv.Store) if not name.startswith("_"))
 
@@ -74,7 +75,7 @@ def test_every_promise_is_written_where_it_is_declared() -> None:
         assert inspect.getdoc(getattr(kv.Store, name)), name
         if name != "close":
             assert f"See `Store.{name}`" in str(inspect.getdoc(getattr(kv.AsyncStore, name)))
-    for cls in (*PAIRS[2], *PAIRS[3]):
+    for cls in (*PAIRS[2], *PAIRS[3], *PAIRS[4]):
         for name in public(cls):
             assert inspect.getdoc(getattr(cls, name)), (cls, name)
 

@@ -80,7 +80,11 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         (5, {}, "a str, not int"),
         ("app.db", {}, "'app.db' is not a URL of a store; for example memory://, sqlite:///app.db"),
         ("sqlite:app.db", {}, "not a URL"),
-        ("sqllite:///app.db", {}, "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: memory, sqlite"),
+        (
+            "sqllite:///app.db",
+            {},
+            "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: memory, postgres, postgresql, sqlite",
+        ),
         ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: memory"),
         ("sqlite://app.db", {}, "three slashes, sqlite:///app.db"),
         ("memory://here", {}, "neither"),
@@ -163,7 +167,7 @@ def test_another_package_adds_a_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path
         kv.open_async("third://")
     with pytest.raises(ConfigError, match=r"fourth:// is opened by third-kv.*: No module named 'fourth_driver'\. Its"):
         kv.open("fourth://")
-    with pytest.raises(ConfigError, match="Known: fourth, memory, sqlite, third"):
+    with pytest.raises(ConfigError, match="Known: fourth, memory, postgres, postgresql, sqlite, third"):
         kv.open("thrd+x://")
 
 

@@ -49,6 +49,14 @@ def _after(*, child: bool) -> None:
         _lock.release()
 
 
+def leak(*things: object) -> None:
+    """Keep the things for ever, even through the end of the interpreter: the child must not close what is the parent's."""
+    import ctypes
+
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before, after_in_parent=lambda: _after(child=False), after_in_child=lambda: _after(child=True)

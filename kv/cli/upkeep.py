@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kv import url as urls
+
 from .demo import demo
 from .output import counted, found, json_option, say, waiting, write, write_json, write_line
 from .where import Place, ability, at_place, on_existing_store, url_argument
@@ -91,13 +93,15 @@ def verify(store: Store, as_json: bool) -> None:
 @url_argument
 @at_place
 def ddl(place: Place) -> None:
-    """Write the SQL that makes the store's tables.
+    """Write the SQL that makes the store's tables, for migrations that own it.
+
+    Nothing is opened or made. With create=false in its URL a store then never makes anything itself.
 
     \b
-      kv ddl sqlite:///app.db
+      kv ddl postgresql://localhost/app
+      kv ddl "postgresql://localhost/app?table=cache&unlogged=true&listing=false"
     """
-    with place.opened(existing=True) as store:
-        write(str(ability(store, place, "ddl", "schema")()).rstrip("\n") + "\n")
+    write(urls.ddl(place.url).rstrip("\n") + "\n")
 
 
 @click.command()

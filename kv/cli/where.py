@@ -35,8 +35,8 @@ class Place(NamedTuple):
         """Open it, and close it in the end.
 
         Args:
-            existing: where there is no such file, raise `ConfigError`, and make none. The user's own file is always
-                made.
+            existing: where there is no such file or table, raise `ConfigError`, and make none. The user's own file is
+                always made.
         """
         path = self.file
         made = self.origin == "default" and path is not None and not os.path.exists(path)
@@ -44,7 +44,8 @@ class Place(NamedTuple):
             os.makedirs(os.path.dirname(path), exist_ok=True)
         elif existing and path and not os.path.exists(path):
             raise ConfigError(f"there is no store at {self.shown}; is the path right?")
-        with urls.open(self.url) as store:
+        options = {"create": False} if existing and urls.knows(self.url, "create") else {}
+        with urls.open(self.url, **options) as store:
             if made:
                 say(f"kv: made {self.url}, where entries go without --url or KV_URL")
             here = store

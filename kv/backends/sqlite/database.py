@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from kv.backends.cleaner import Cleaner
-from kv.backends.forking import concerns
+from kv.backends.forking import concerns, leak
 from kv.backends.locks import holding
 from kv.base import PAGE
 from kv.errors import (
@@ -434,7 +434,7 @@ class Database:
             self.lock.release()
         if child and self.path is not None:  # a copy of memory is a store of its own
             # SQLite forbids to use a connection in a child, and even to close it there: they are leaked on purpose.
-            _leak([*self.every])
+            leak([*self.every])
             self.idle.clear()
             self.writing.clear()
             self._begin()
@@ -450,11 +450,3 @@ def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], writin
     if writing and lock.acquire(blocking=False):
         writing.pop().close()
         lock.release()
-
-
-def _leak(connections: list[sqlite3.Connection]) -> None:
-    """Keep the objects for ever, even through the end of the interpreter."""
-    import ctypes
-
-    for connection in connections:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -131,6 +131,11 @@ class SQLiteStore(BaseStore):
         """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
 
+    @classmethod
+    def _ddl_of_url(cls, url: str, **_: Any) -> str:
+        _path(url)
+        return cls.ddl()
+
     def _open(self) -> None:
         self._db.open()
 

@@ -1,0 +1,106 @@
+"""How an operation is framed on a connection, and when it is tried again. Pure, the same for both drivers."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final, NamedTuple
+
+from kv.errors import Conflict, StoreClosed
+
+from .errors import AGAIN, lost, sqlstate
+
+SETTLE: Final = """
+    SELECT pg_backend_pid() = {pid}, CASE WHEN pg_backend_pid() = {pid} THEN set_config('lock_timeout', '{timeout}', false)
+        || set_config('default_transaction_isolation', 'read committed', false) END
+"""
+"""Told to a new connection of our own: whether the server at its other end is always the same one, and if so, how long
+to wait for locks. Behind a pooler it is not, and what is set there would be set for others."""
+
+
+class Frame(NamedTuple):
+    """What stands around the statements of an operation."""
+
+    begin: str
+    commit: str
+    rollback: str
+    single: bool
+    """Whether around a single statement too."""
+
+
+OURS: Final = Frame("BEGIN ISOLATION LEVEL READ COMMITTED", "COMMIT", "ROLLBACK", single=False)
+"""On a connection that is ours alone."""
+
+JOINED: Final = Frame(
+    "SAVEPOINT kv", "RELEASE SAVEPOINT kv", "ROLLBACK TO SAVEPOINT kv; RELEASE SAVEPOINT kv", single=False
+)
+"""Inside the transaction of somebody else."""
+
+
+def guarded(timeout: float) -> Frame:
+    """On a connection that has settings of its own, or another server for each transaction."""
+    begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {milliseconds(timeout)}"
+    return Frame(begin, "COMMIT", "ROLLBACK", single=True)
+
+
+def milliseconds(timeout: float) -> int:
+    """Give seconds as PostgreSQL takes them for a timeout."""
+    return max(1, min(round(timeout * 1000), 2**31 - 1))
+
+
+def settle(pid: int, timeout: float) -> str:
+    """Give `SETTLE` for a connection whose server has said that it is this process."""
+    return SETTLE.format(pid=int(pid), timeout=milliseconds(timeout))
+
+
+class Life:
+    """Whether a store is open, known to all that share it: its views, its bound ones, its sources."""
+
+    def __init__(self, shown: str, *, started: bool = True) -> None:
+        self._shown = shown
+        self.started = started
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise `StoreClosed` after close."""
+        if self.closed:
+            raise StoreClosed(f"the store {self._shown} is closed; open a new one")
+
+
+class Overtaken(Exception):
+    """Another write was faster, or an entry expired meanwhile: begin again."""
+
+
+class Patience:
+    """How often one operation is tried again, and how long it may take."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._tries = 0
+
+    def again(self, error: BaseException, *, joined: bool, idempotent: bool = False) -> float | None:
+        """Give the seconds to wait before it is tried again, or None where it is not.
+
+        Args:
+            error: what came of it.
+            joined: it is part of a transaction that has failed as a whole.
+            idempotent: it only reads, and may be done twice where the connection was lost.
+        """
+        self._tries += 1
+        if isinstance(error, Overtaken):
+            pass
+        elif joined:
+            return None
+        elif sqlstate(error) not in AGAIN:
+            return 0.0 if idempotent and self._tries == 1 and lost(error) else None
+        if time.monotonic() > self._end:
+            return None
+        return random.uniform(0, min(0.001 * 2 ** min(self._tries, 8), 0.1))
+
+    def conflict(self, url: str) -> Conflict:
+        """The error for an `update` that was overtaken for too long."""
+        return Conflict(
+            f"{url}: for {self._timeout:g} s other writes were faster than the function given to update; its answer was "
+            "not stored. Try again, or raise lock_timeout"
+        )

@@ -1,0 +1,199 @@
+"""From keys and values to the parameters of the statements, and back. Pure, the same for both drivers."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from kv.errors import InvalidKey
+from kv.expiry import KEEP_TTL
+from kv.keys import SEPARATOR, Listing, check_key, check_path, fnv1a_64, fnv1a_64_many, prefix_end
+
+from .errors import MAX_VALUE, check_size
+from .statements import PAGE_BYTES, Statements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    from kv.expiry import Ages, Keep
+
+Step: TypeAlias = tuple[str, tuple[Any, ...]]
+"""A statement and its parameters."""
+
+LONGEST: Final = 10_000
+"""So many keys are asked for at a time at most."""
+CHUNK: Final = 50_000
+"""So many entries one statement stores at most."""
+CHUNK_BYTES: Final = 64_000_000
+"""The same, of their bytes."""
+
+
+Row: TypeAlias = tuple[int, str, str]
+"""Hash, check and key of an entry. Their order is the one in which every batch takes its locks."""
+
+
+def ms(age: int | Keep | None) -> float | None:
+    """Give a ttl as the parameter it is."""
+    return None if age is None or age is KEEP_TTL else float(age)
+
+
+class Rows:
+    """The rows of one namespace in one table.
+
+    Args:
+        sql: the table's statements.
+        path: the names of the namespace.
+        array: how the driver takes the hashes or the checks of many rows.
+    """
+
+    def __init__(
+        self, sql: Statements, path: tuple[str, ...], array: Callable[[Iterable[int | str]], object] = list
+    ) -> None:
+        self.sql = sql
+        self.namespace = SEPARATOR.join(path)
+        self._array = array
+        self._hashed = blake2b((self.namespace + SEPARATOR).encode(), digest_size=16)
+
+    def one(self, key: str) -> tuple[Any, ...]:
+        """Give the parameters `$1` to `$4` of a key, or raise `InvalidKey`."""
+        key = check_key(key)
+        data = key.encode()
+        check = self._hashed.copy()
+        check.update(data)
+        return fnv1a_64(data), check.hexdigest(), self.namespace, key
+
+    def ordered(self, keys: Collection[str]) -> list[Row]:
+        """Give the rows of checked keys."""
+        texts = [key.encode() for key in keys]
+        copy = self._hashed.copy
+        checks = []
+        for text in texts:
+            check = copy()
+            check.update(text)
+            checks.append(check.hexdigest())
+        return sorted(zip(fnv1a_64_many(texts), checks, keys, strict=True))
+
+    def many(self, rows: list[Row], *more: object) -> tuple[Any, ...]:
+        """Give the parameters `$1` to `$4` of many rows, and those after them."""
+        hashes, checks, keys = zip(*rows, strict=True) if rows else ((), (), ())
+        return self._array(hashes), self._array(checks), [*keys], self.namespace, *more
+
+    # update
+
+    def changed(self, key: str, live: object, answer: Mapping[str, bytes], ages: Ages) -> Step | None:
+        """The statement that stores what became of one key that is locked, or is missing; None where nothing did."""
+        new = answer.get(key)
+        if live:
+            if new is None:
+                return self.sql.delete, self.one(key)
+            return self.change((*self.one(key), check_size(key, new)), ages[0])
+        return None if new is None else (self.sql.add, (*self.one(key), check_size(key, new), ms(ages[1])))
+
+    def change(self, row: tuple[Any, ...], age: int | Keep | None) -> Step:
+        """The statement that gives a live entry a new value."""
+        return (self.sql.change, row) if age is KEEP_TTL else (self.sql.change_until, (*row, ms(age)))
+
+    def all_changed(
+        self, rows: list[Row], live: Mapping[str, bytes], answer: Mapping[str, bytes], ages: Ages
+    ) -> Iterator[tuple[Step, int]]:
+        """The statements that store what became of many locked keys, each with the number of rows it has to change."""
+        kept = [row for row in rows if row[2] in answer]
+        gone = [row for row in rows if row[2] not in answer]
+        ages_ = ages[0] is KEEP_TTL, ms(ages[0]), ms(ages[1])
+        for chunk in _chunks(kept, answer):
+            values, there = [answer[row[2]] for row in chunk], [row[2] in live for row in chunk]
+            yield (self.sql.change_many, self.many(chunk, values, there, *ages_)), len(chunk)
+        if gone:
+            yield (self.sql.remove_many, self.many(gone, [row[2] in live for row in gone])), len(gone)
+
+    # batches
+
+    def stored(self, entries: Mapping[str, bytes], age: int | None) -> list[Step]:
+        """The statements that store the entries."""
+        sql, more = (self.sql.set_many, ()) if age is None else (self.sql.set_many_until, (float(age),))
+        return [
+            (sql, self.many(chunk, [entries[key] for _, _, key in chunk], *more))
+            for chunk in _chunks(self.ordered(entries), entries)
+        ]
+
+    def loaded(self, records: Mapping[str, tuple[bytes, int | None]]) -> list[Step]:
+        """The statements that store the entries with deadlines in milliseconds since 1970."""
+        values = {key: value for key, (value, _) in records.items()}
+        steps = []
+        for chunk in _chunks(self.ordered(values), values):
+            deadlines = [ms(records[key][1]) for _, _, key in chunk]
+            steps.append((self.sql.load, self.many(chunk, [values[key] for _, _, key in chunk], deadlines)))
+        return steps
+
+    # listing
+
+    def range(self, listing: Listing) -> tuple[str, ...]:
+        """The parameters of a listing's range."""
+        end = () if listing.stop is None else (listing.stop,)
+        return self.namespace, listing.start, *end
+
+    def inside(self) -> tuple[str, ...]:
+        """The parameters of what lists the namespaces inside this one."""
+        if not self.namespace:
+            return "", "\x01"
+        head = self.namespace + SEPARATOR
+        return head, head, prefix_end(head) or ""
+
+    def names(self, found: Iterable[tuple[str]]) -> list[str]:
+        """The names directly under this namespace, of the namespaces found in it."""
+        start = len(self.namespace) + len(SEPARATOR) if self.namespace else 0
+        return list(dict.fromkeys(name[start:].partition(SEPARATOR)[0] for (name,) in found))
+
+
+def array_literal(items: Iterable[int | str]) -> str:
+    """An array of numbers or hexadecimal digits as PostgreSQL reads it; psycopg takes longer to write it."""
+    return f"{{{','.join(map(str, items))}}}"
+
+
+def _chunks(rows: list[Row], values: Mapping[str, bytes]) -> Iterator[list[Row]]:
+    """Give the rows in as many parts as their values' bytes need; one empty part of no rows."""
+    for key, value in values.items():
+        if len(value) > MAX_VALUE:
+            check_size(key, value)
+    if len(rows) <= CHUNK and sum(map(len, values.values())) <= CHUNK_BYTES:
+        yield rows
+        return
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        more = len(values[row[2]])
+        if chunk and (len(chunk) >= CHUNK or size + more > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += more
+    yield chunk
+
+
+def page_of(limit: int | None) -> int:
+    """How many keys to ask for at a time; few numbers, so that there are few statements."""
+    return next((size for size in (10, 100, 1_000) if limit is not None and limit <= size), LONGEST)
+
+
+def ended(page: list[Any], asked: int) -> bool:
+    """Whether a page of entries was the last one."""
+    return len(page) < asked and sum(len(row[1]) for row in page) < PAGE_BYTES
+
+
+def wrong(row: tuple[Any, ...]) -> str | None:
+    """What no store has written in a row of `Statements.every`; None where all is well."""
+    key_hash, key_check, namespace, key, _, late = row
+    found = []
+    try:
+        check_key(key)
+        check_path(namespace.split(SEPARATOR) if namespace else ())
+    except InvalidKey as e:
+        found.append(str(e))
+    else:
+        if key_hash != fnv1a_64(key.encode()):
+            found.append("a key_hash of another key")
+        if key_check.replace("-", "") != blake2b(f"{namespace}{SEPARATOR}{key}".encode(), digest_size=16).hexdigest():
+            found.append("a key_check of another key")
+    if late:
+        found.append("an expires_bucket after its deadline, so that cleanup comes too late")
+    return f"namespace {namespace!r}, key {key!r}: {'; '.join(found)}" if found else None
