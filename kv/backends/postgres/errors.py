@@ -16,11 +16,19 @@ from kv.errors import (
     ValueTooLarge,
 )
 
-MAX_VALUE: Final = 1_000_000_000
-"""The most bytes of a value: PostgreSQL takes messages and fields up to a little more."""
+MAX_VALUE: Final = 2**28
+"""The most bytes of a value: 256 MiB. PostgreSQL takes a gigabyte in one message, in which there may be two, and each
+twice as long where a driver writes it as text."""
 
 AGAIN: Final = {"40001", "40P01"}
 """The server has undone the whole transaction, and it may be tried again at once."""
+_HINTS: Final = {  # libpq has no SQLSTATE for what comes while connecting
+    "authentication|pg_hba|no password|role .* does not exist": "See the user, the password and pg_hba.conf",
+    "database .* does not exist": "See the name of the database; createdb makes one",
+    "too many (clients|connections)|connection slots": "See max_connections there, and pool_max here",
+    "": "See that the server runs, and its host and port",
+}
+_UNSENT: Final = ("the connection is closed", "connection is closed", "cannot switch to state")
 _MADE_TOO: Final = {"23505", "42P06", "42P07", "42710", "XX000", "40001", "40P01"}
 
 
@@ -41,8 +49,14 @@ def lost(error: BaseException) -> bool:
     if code:
         return code[:2] in ("08", "57") and code != "57014"
     return not isinstance(error, KVError) and (
-        isinstance(error, OSError | EOFError) or type(error).__name__ in ("OperationalError", "InterfaceError")
+        isinstance(error, OSError | EOFError)
+        or type(error).__name__ in ("OperationalError", "InterfaceError", "InternalClientError")
     )
+
+
+def unsent(error: BaseException) -> bool:
+    """Whether the driver found the connection closed, or about to, before it sent anything."""
+    return not sqlstate(error) and str(error).startswith(_UNSENT)
 
 
 def connecting(error: BaseException, url: str) -> KVError:
@@ -50,13 +64,7 @@ def connecting(error: BaseException, url: str) -> KVError:
     said = re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
     if isinstance(error, TimeoutError):
         said = "no answer in time (connect_timeout)"
-    code = sqlstate(error)
-    hints = {
-        "28": "See the user, the password and pg_hba.conf",
-        "3D": "See the name of the database; createdb makes one",
-        "53": "See max_connections there, and pool_max here",
-    }
-    hint = hints.get(code[:2], "See that the server runs, and its host and port")
+    hint = next((hint for sign, hint in _HINTS.items() if re.search(sign, said)), _HINTS[""])
     return Unavailable(f"{url} cannot be reached: {said}. {hint}")
 
 
@@ -95,7 +103,7 @@ def ours(error: BaseException, url: str, timeout: float, *, writing: bool = Fals
             f"{url}: the table {table} is damaged ({said}); restore a backup, or see what `kv verify` names"
         )
     if lost(error):
-        if writing:
+        if writing and not unsent(error):
             return OutcomeUnknown(
                 f"{url}: the connection was lost during a write ({_line(said)}), which may or may not have happened; read "
                 "before you try again"

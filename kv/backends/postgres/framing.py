@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from kv.errors import Conflict, StoreClosed
 
-from .errors import AGAIN, lost, sqlstate
+from .errors import AGAIN, lost, sqlstate, unsent
 
 SETTLE: Final = """
     SELECT pg_backend_pid() = {pid}, CASE WHEN pg_backend_pid() = {pid} THEN set_config('lock_timeout', '{timeout}', false)
@@ -93,7 +93,7 @@ class Patience:
         elif joined:
             return None
         elif sqlstate(error) not in AGAIN:
-            return 0.0 if idempotent and self._tries == 1 and lost(error) else None
+            return 0.0 if self._tries == 1 and lost(error) and (idempotent or unsent(error)) else None
         if time.monotonic() > self._end:
             return None
         return random.uniform(0, min(0.001 * 2 ** min(self._tries, 8), 0.1))

@@ -148,6 +148,11 @@ class Parts:
         return self._rows.loaded(checked)
 
 
+def said(row: Any) -> bool:
+    """What a statement said in the only column of its only row; False where it has none."""
+    return row is not None and bool(row[0])
+
+
 def refuse(current: bytes | None, amount: int, key: str) -> None:
     """Raise what stood against an `increment`, if it still stands there."""
     if current is not None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kv.backends.forking import concerns, leak
-from kv.errors import BackendError, Unavailable
+from kv.errors import BackendError, ConfigError, Unavailable
 
 from .address import for_psycopg
 from .errors import connecting, no_driver
-from .framing import JOINED, OURS, Frame, Life, guarded, settle
+from .framing import JOINED, OURS, Frame, Life, Overtaken, guarded, settle
 
 try:
     import psycopg
-    from psycopg.pq import TransactionStatus
+    from psycopg.pq import PipelineStatus, TransactionStatus
+    from psycopg.rows import tuple_row
+    from psycopg.types.array import ListBinaryDumper
 except ImportError as e:
     raise no_driver("psycopg", e) from e
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[Any]
 
 T = TypeVar("T")
+
+_PIPELINES = psycopg.Pipeline.is_supported()
 
 
 def affected(cursor: psycopg.Cursor[Any]) -> int:
@@ -51,22 +55,45 @@ class Session:
 
     connection: Connection
 
-    def __init__(self, connection: Connection | None = None, frame: Frame = OURS) -> None:
+    def __init__(
+        self, connection: Connection | None = None, frame: Frame = OURS, free: deque[None] | None = None
+    ) -> None:
         self.frame = frame
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
         self.foreign = False  # of a parent process
+        self._free: deque[None] | None = None  # where this one's place goes back to
+        if free is not None:
+            free.pop()
+            self._free = free
         if connection is not None:
             self.use(connection)
 
     def use(self, connection: Connection) -> None:
         """Take the connection."""
         self.connection = connection
-        self.cursor = psycopg.RawCursor(connection)
+        self.cursor = psycopg.RawCursor(connection, row_factory=tuple_row)  # whatever the connection's own is
         self.cursor.format = psycopg.pq.Format.BINARY
+        self.cursor.adapters.register_dumper(list, ListBinaryDumper)
         self.execute: Any = self.cursor.execute  # psycopg's type would take literals only
         self._tell: Any = psycopg.RawCursor(connection).execute
-        self.pipelined = self.frame is OURS and psycopg.Pipeline.is_supported()
+
+    @property
+    def _pipelined(self) -> bool:
+        """Whether two statements may travel together: not where one of them is two."""
+        return self.frame is OURS and _PIPELINES
+
+    def end(self) -> None:
+        """Close the connection, and make room for another one."""
+        free, self._free = self._free, None
+        if "connection" in vars(self):
+            self.connection.close()
+        if free is not None:
+            free.append(None)
+
+    def __del__(self) -> None:
+        if not self.foreign and self._free is not None:  # an interrupt has lost it
+            self.end()
 
     def single(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Run one statement in a transaction of its own."""
@@ -77,7 +104,7 @@ class Session:
     def begin(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Begin a transaction with a statement: one round trip."""
         self.committing = False
-        if not self.pipelined:
+        if not self._pipelined:
             self._begin()
             return self.run(step, take)
         self._check_mine()
@@ -107,13 +134,18 @@ class Session:
             self.error = e
             raise
 
-    def commit(self, step: Step | None = None) -> int:
-        """End the transaction, with a last statement: one round trip. Gives how many rows that has changed."""
-        if step is None or not self.pipelined:
-            count = 0 if step is None else self.run(step, affected)
+    def commit(self, step: Step | None = None) -> None:
+        """End the transaction, with a last statement that has to change one row: one round trip.
+
+        Raises:
+            Overtaken: it changed none.
+        """
+        if step is None or not self._pipelined:
+            if step is not None and self.run(step, affected) != 1:
+                raise Overtaken
             self.committing = self.frame is not JOINED
             self._control(self.frame.commit)
-            return count
+            return
         self._check_mine()
         self.committing = True
         try:
@@ -123,7 +155,8 @@ class Session:
         except psycopg.Error as e:
             self.error = e
             raise
-        return self.cursor.rowcount
+        if self.cursor.rowcount != 1:
+            raise Overtaken
 
     def rollback(self) -> None:
         """Undo what the transaction has done; where even that fails, the connection will be closed."""
@@ -197,51 +230,53 @@ class Own:
         concerns(self)
 
     def _begin(self) -> None:
+        # All three are of single steps that no interrupt can come into, and need no lock.
         self.idle: deque[Session] = deque()
-        self.every: weakref.WeakSet[Session] = weakref.WeakSet()  # also those at work; one that an interrupt lost goes
-        self.changed = threading.Condition()  # protects `every`, and wakes who waits
-        self.waiting = 0
+        self.free: deque[None] = deque([None] * self.most)  # one for each connection that may still be made
+        self.waiters: deque[SimpleQueue[Session]] = deque()
+        self.every: weakref.WeakSet[Session] = weakref.WeakSet()
         weakref.finalize(self, _close_idle, self.idle)
 
     def take(self) -> Session:
-        while True:
-            try:
-                session = self.idle.pop()
-            except IndexError:
-                return self._another()
-            if session.fresh():
-                return session
-            self.drop(session)
+        with suppress(IndexError):
+            while not (session := self.idle.pop()).fresh():
+                session.end()
+            return session
+        return self._another()
 
     def _another(self) -> Session:
+        waiter: SimpleQueue[Session] = SimpleQueue()
+        self.waiters.append(waiter)
         end = time.monotonic() + self.timeout
-        with self.changed:
-            self.waiting += 1
-            try:
-                while True:
-                    self.life.check_open()
-                    with suppress(IndexError):
-                        return self.idle.pop()
-                    if len(self.every) < self.most:
-                        session = Session()
-                        self.every.add(session)
-                        break
-                    # a second at most: a session that an interrupt lost wakes nobody
-                    if not self.changed.wait(min(1.0, end - time.monotonic())) and time.monotonic() >= end:
-                        raise Unavailable(
-                            f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing "
-                            "was done. Try again, or raise pool_max"
-                        )
-            finally:
-                self.waiting -= 1
+        try:
+            while True:
+                self.life.check_open()
+                with suppress(IndexError):  # given back before it was known that somebody waits
+                    return self.idle.pop()
+                with suppress(IndexError):
+                    session = Session(free=self.free)
+                    break
+                with suppress(Empty):  # a second at most: a connection that an interrupt lost is given by nobody
+                    return waiter.get(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                if time.monotonic() >= end:
+                    raise Unavailable(
+                        f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing "
+                        "was done. Try again, or raise pool_max"
+                    )
+        finally:
+            with suppress(ValueError):
+                self.waiters.remove(waiter)
+            with suppress(Empty):  # it came too late
+                self.give(waiter.get_nowait())
         try:
             self._connect(session)
         except BaseException:
-            self.drop(session)
+            session.end()
             raise
         return session
 
     def _connect(self, session: Session) -> None:
+        self.every.add(session)
         try:
             connection = psycopg.connect(self.url, autocommit=True, **self.told)
         except (psycopg.Error, OSError) as e:
@@ -263,22 +298,30 @@ class Own:
 
     def give(self, session: Session) -> None:
         self.idle.append(session)
-        if self.waiting:
-            with self.changed:
-                self.changed.notify()
+        if self.waiters or self.life.closed:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give what is idle to who waits longest, not to who comes first; after close, to nobody."""
+        while self.waiters:
+            with suppress(IndexError):
+                session = self.idle.popleft()
+                try:
+                    self.waiters.popleft().put(session)
+                except IndexError:
+                    self.idle.append(session)
+                continue
+            return
         if self.life.closed:
             _close_idle(self.idle)
 
     def drop(self, session: Session) -> None:
-        connection = getattr(session, "connection", None)
-        if connection is not None and not session.foreign:
-            if connection.info.transaction_status == TransactionStatus.IDLE and session.fresh():
-                self.give(session)
-                return
-            connection.close()
-        with self.changed:
-            self.every.discard(session)
-            self.changed.notify()
+        if session.foreign:
+            return
+        if session.connection.info.transaction_status == TransactionStatus.IDLE and session.fresh():
+            self.give(session)
+        else:
+            session.end()
 
     def warm(self) -> None:
         """Connect as often as `pool_min` says."""
@@ -287,20 +330,17 @@ class Own:
             self.give(session)
 
     def close(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
         _close_idle(self.idle)
 
     def before_fork(self) -> None:
-        self.changed.acquire()
+        pass
 
     def after_fork(self, *, child: bool) -> None:
-        self.changed.release()
         if child:
-            for session in self.every:
-                session.foreign = True
             # to close them, or to free them, would end the parent's
-            leak([s.connection for s in self.every if hasattr(s, "connection")], [*self.every])
+            for session in [*self.every]:
+                session.foreign = True
+                leak(session)
             self.idle.clear()
             self._begin()
 
@@ -309,7 +349,16 @@ def _close_idle(idle: deque[Session]) -> None:
     """Close what nobody uses; also what nobody closed, when the store is garbage or the interpreter ends."""
     with suppress(IndexError):
         while True:
-            idle.pop().connection.close()
+            idle.pop().end()
+
+
+def checked(connection: Connection, shown: str) -> Connection:
+    """Give somebody else's connection back, or raise `ConfigError` where it cannot be used."""
+    if connection.info.encoding != "utf-8":
+        raise ConfigError(f"{shown}: the connection's client_encoding is {connection.info.encoding}; keys need UTF8")
+    if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+        raise ConfigError(f"{shown}: the connection is in pipeline mode, in which no answer comes at once")
+    return connection
 
 
 class Borrowed:
@@ -326,9 +375,14 @@ class Borrowed:
     def take(self) -> Session:
         self._life.check_open()
         try:
-            return Session(self._pool.getconn(), self._frame)
+            connection = self._pool.getconn()
         except Exception as e:  # the pool's own errors are psycopg's too
             raise connecting(e, self._shown) from e
+        try:
+            return Session(checked(connection, self._shown), self._frame)
+        except BaseException:
+            self._pool.putconn(connection)
+            raise
 
     def give(self, session: Session) -> None:
         self._pool.putconn(session.connection)
@@ -354,7 +408,8 @@ class Bound:
 
     def take(self) -> Session:
         self._life.check_open()
-        return Session(self._connection, JOINED if self.joined else self._frame)
+        connection = checked(self._connection, "the bound store")
+        return Session(connection, JOINED if self.joined else self._frame)
 
     def give(self, session: Session) -> None:
         pass

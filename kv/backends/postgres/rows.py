@@ -110,10 +110,21 @@ class Rows:
 
     def stored(self, entries: Mapping[str, bytes], age: int | None) -> list[Step]:
         """The statements that store the entries."""
-        sql, more = (self.sql.set_many, ()) if age is None else (self.sql.set_many_until, (float(age),))
+        rows = self.ordered(entries)
+        if age is None:
+            return [
+                (self.sql.set_many, self.many(chunk, [entries[key] for _, _, key in chunk]))
+                for chunk in _chunks(rows, entries)
+            ]
+        # a deadline counts from when nobody has to be waited for any more
+        chunks = [*_chunks(rows, entries)]
+        lock = self.sql.lock_many, self.many(rows)
         return [
-            (sql, self.many(chunk, [entries[key] for _, _, key in chunk], *more))
-            for chunk in _chunks(self.ordered(entries), entries)
+            lock,
+            *(
+                (self.sql.set_many_until, self.many(chunk, [entries[key] for _, _, key in chunk], float(age)))
+                for chunk in chunks
+            ),
         ]
 
     def loaded(self, records: Mapping[str, tuple[bytes, int | None]]) -> list[Step]:

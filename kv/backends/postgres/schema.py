@@ -24,7 +24,7 @@ _NOTES: Final = {
     "key_check": "BLAKE2b 128 of namespace, U+001F, key",
     "namespace": "the names, joined by U+001F ('' is the root)",
     "expires_at": "NULL: never",
-    "expires_bucket": "when cleanup looks at the row, in steps of 64 s: never later than expires_at",
+    "expires_bucket": "when cleanup looks at the row, in steps of 512 s: never later than expires_at",
 }
 _STORAGE: Final = {
     "fillfactor": "75",  # room for the next version of a row on its own page

@@ -16,8 +16,8 @@ BATCH: Final = 2_000
 """So many rows `cleanup` and `clear` remove in a transaction at most."""
 PAGE_BYTES: Final = 4_000_000
 """A page of values ends here, however few the entries are."""
-TICK: Final = 64
-"""Seconds in one step of `expires_bucket`."""
+TICK: Final = 512
+"""Seconds in one step of `expires_bucket`: with the longest ttl it still is an `integer`."""
 
 _ONE = "s.key_hash = $1 AND s.key_check = $2::uuid AND s.namespace = $3 AND s.key = $4"
 _SEEN = "(s.expires_at IS NULL OR s.expires_at > statement_timestamp())"
@@ -38,7 +38,7 @@ def _until(ms: str) -> str:
 
 def bucket(at: str) -> str:
     """The step of `expires_bucket` that a time is in."""
-    return f"least(floor(date_part('epoch', {at}) / {TICK}), 2147483647)::int"
+    return f"floor(date_part('epoch', {at}) / {TICK})::int"
 
 
 def _moved(new: str) -> str:
@@ -89,19 +89,32 @@ class Statements:
         self.set = f"{into} VALUES ({forever}) {forever_too}"
         self.set_until = f"{into} VALUES ({row}) {_upsert(until)}"
         self.add = f"{into} VALUES ({row}) {_upsert(until, _SURELY)} AND s.expires_at <= clock_timestamp()"
-        self.delete = f"DELETE FROM {table} AS s WHERE {_ONE} AND {_LIVE}"
-        self.pop = f"{self.delete} RETURNING s.value"
-        self.expire = f"UPDATE {table} AS s SET {_aged('$5')} WHERE {_ONE} AND {_LIVE}"
-        self.persist = (
-            f"UPDATE {table} AS s SET expires_at = NULL, expires_bucket = NULL, updated_at = statement_timestamp() "
-            f"WHERE {_ONE} AND s.expires_at > clock_timestamp()"
+        # Whether it was live is asked when it is gone: that is after any wait for its lock, when WHERE is not asked again.
+        delete = f"DELETE FROM {table} AS s WHERE {_ONE} AND {_LIVE}"
+        self.delete = f"{delete} RETURNING {_LIVE}"
+        self.pop = f"{delete} RETURNING CASE WHEN {_LIVE} THEN s.value END"
+        self.delete_equal = f"{delete} AND s.value = $5 RETURNING {_LIVE}"
+        # An UPDATE that waited for a lock asks its WHERE again only if the row has changed. So the lock comes first, and
+        # the clock is read beside what that gives, or the planner could have it read before.
+        locked = (
+            f"WITH locked AS MATERIALIZED (SELECT interval '0' AS since FROM {table} AS s WHERE {_ONE} FOR UPDATE) "
+            f"UPDATE {table} AS s SET "
         )
+        ahead = "s.expires_at > clock_timestamp() + locked.since"
+        there = f"FROM locked WHERE {_ONE} AND (s.expires_at IS NULL OR {ahead})"
+        self.expire = f"{locked} {_aged('$5')} {there}"
+        self.persist = (
+            f"{locked} expires_at = NULL, expires_bucket = NULL, updated_at = statement_timestamp() "
+            f"FROM locked WHERE {_ONE} AND {ahead}"
+        )
+        self.swap = f"{locked} value = $5, updated_at = statement_timestamp() {there} AND s.value = $6"
+        self.swap_until = f"{locked} value = $5, {_aged('$6')} {there} AND s.value = $7"
+        # for a row that `update` has locked before
         self.change = f"UPDATE {table} AS s SET value = $5, updated_at = statement_timestamp() WHERE {_ONE} AND {_LIVE}"
-        self.swap = f"{self.change} AND s.value = $6"
         self.change_until = f"UPDATE {table} AS s SET value = $5, {_aged('$6')} WHERE {_ONE} AND {_LIVE}"
-        self.swap_until = f"{self.change_until} AND s.value = $7"
-        self.delete_equal = f"{self.delete} AND s.value = $5"
-        self.lock = f"SELECT s.value, {_LIVE} FROM {table} AS s WHERE {_ONE} FOR UPDATE"
+        self.lock = (  # the clock is read outside of what waits
+            f"SELECT s.value, {_LIVE} FROM (SELECT s.value, s.expires_at FROM {table} AS s WHERE {_ONE} FOR UPDATE) AS s"
+        )
         self.increment = self._increment(into, "NULL", "NULL", "s.expires_at", "s.expires_bucket")
         self.increment_until = self._increment(
             into,
@@ -116,14 +129,15 @@ class Statements:
         self.get_many = f"SELECT s.key, s.value {asked} WHERE {_SEEN}"
         self.lock_many = (  # also what is missing: a placeholder that has expired, for nobody to see
             f"{into} SELECT a.h, a.c, $4, a.k, '', '-infinity', NULL, statement_timestamp() FROM {_ASKED} "
-            f"ON CONFLICT (key_hash, key_check) DO UPDATE SET value = s.value WHERE false"
+            f"ON CONFLICT (key_hash, key_check) DO UPDATE SET value = s.value WHERE NOT {_SURELY}"
         )
         self.read_many = f"SELECT s.key, s.value {asked} WHERE {_LIVE}"
         mine = "unnest($1::bigint[], $2::uuid[], $3::text[], $5::bytea[], $6::bool[]) AS a (h, c, k, v, live)"
+        together = "statement_timestamp() + ms * interval '1 millisecond'"
         self.change_many = (
             f"UPDATE {table} AS s SET value = a.v, "
-            f"expires_at = CASE WHEN a.live AND $7 THEN s.expires_at ELSE {_until('ms')} END, "
-            f"expires_bucket = CASE WHEN a.live AND $7 THEN s.expires_bucket ELSE {_moved(bucket(_until('ms')))} END, "
+            f"expires_at = CASE WHEN a.live AND $7 THEN s.expires_at ELSE {together} END, "
+            f"expires_bucket = CASE WHEN a.live AND $7 THEN s.expires_bucket ELSE {_moved(bucket(together))} END, "
             f"updated_at = statement_timestamp() FROM {mine}, "
             f"LATERAL (SELECT CASE WHEN a.live THEN $8::float8 ELSE $9::float8 END) AS age (ms) "
             f"WHERE {_MINE} AND {_LIVE} = a.live"
@@ -135,8 +149,12 @@ class Statements:
         # side by side, and not as a table: that would be written and read again
         rows = "unnest($1::bigint[]), unnest($2::uuid[]), $4, unnest($3::text[]), unnest($5::bytea[])"
         self.set_many = f"{into} SELECT {rows}, NULL, NULL, statement_timestamp() {forever_too.replace(_SAME, _SURELY)}"
+        # One deadline for all, or a reader could see a part of them; that of a statement for which they are locked.
+        together = "statement_timestamp() + $6::float8 * interval '1 millisecond'"
         self.set_many_until = (
-            f"{into} SELECT {rows}, {until}, {bucket(until)}, statement_timestamp() {_upsert(until, _SURELY)}"
+            f"{into} SELECT {rows}, {together}, {bucket(together)}, statement_timestamp() "
+            f"ON CONFLICT (key_hash, key_check) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, "
+            f"expires_bucket = {_moved('excluded.expires_bucket')}, updated_at = statement_timestamp() WHERE {_SURELY}"
         )
         records = "unnest($1::bigint[], $2::uuid[], $3::text[], $5::bytea[], $6::float8[]) AS a (h, c, k, v, ms)"
         at = "timestamptz 'epoch' + a.ms * interval '1 millisecond'"
@@ -186,12 +204,14 @@ class Statements:
             f"CASE WHEN octet_length(s.value) <= 20 AND {text} ~ '^(0|-?[1-9][0-9]{{0,18}})$' THEN {text}::numeric END"
         )
         fits = "BETWEEN -9223372036854775808 AND 9223372036854775807"
+        # OFFSET 0: whether it is live is asked once, or value and deadline could be told differently
         return (
             f"{into} VALUES ($1, $2::uuid, $3, $4, convert_to($5::bigint::text, 'UTF8'), {until}, {step}, "
             "statement_timestamp()) ON CONFLICT (key_hash, key_check) DO UPDATE SET "
-            f"value = CASE WHEN {_LIVE} THEN convert_to(({text}::numeric + $5::bigint)::text, 'UTF8') "
-            f"ELSE excluded.value END, expires_at = CASE WHEN {_LIVE} THEN {kept} ELSE {until} END, "
-            f"expires_bucket = CASE WHEN {_LIVE} THEN {kept_step} ELSE {step} END, updated_at = statement_timestamp() "
+            "updated_at = statement_timestamp(), (value, expires_at, expires_bucket) = (SELECT "
+            f"CASE WHEN live THEN convert_to(({text}::numeric + $5::bigint)::text, 'UTF8') ELSE excluded.value END, "
+            f"CASE WHEN live THEN {kept} ELSE {until} END, CASE WHEN live THEN {kept_step} ELSE {step} END "
+            f"FROM (SELECT {_LIVE} AS live OFFSET 0) AS now) "
             f"WHERE {_SAME} AND (NOT {_LIVE} OR coalesce(({number}) {fits} AND ({number}) + $5::bigint {fits}, false)) "
             "RETURNING s.value"
         )

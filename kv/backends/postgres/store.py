@@ -13,7 +13,7 @@ from kv.store import Record, Stats
 from kv.url import Backend
 from kv.values import check_items
 
-from .parts import Parts, Settings, refuse, stats_of
+from .parts import Parts, Settings, refuse, said, stats_of
 from .rows import Rows, array_literal, ended, ms, page_of, wrong
 from .statements import BATCH
 
@@ -210,7 +210,7 @@ class PostgresStore(Parts, BaseStore):
         self._db.store(self._rows.stored(check_items(items), ttl_ms(ttl)))
 
     def delete(self, key: str) -> bool:
-        return self._db.write((self._sql.delete, self._rows.one(key))) == 1
+        return said(self._db.returned((self._sql.delete, self._rows.one(key))))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         return self._db.write((self._sql.delete_many, self._rows.many(self._rows.ordered(check_keys(keys)))))
@@ -222,7 +222,9 @@ class PostgresStore(Parts, BaseStore):
         self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
     ) -> bool:
         swap = self._swap(key, expected, value, ttl)
-        return not self.exists(key) if swap is None else self._db.write(swap) == 1
+        if swap is None:
+            return not self.exists(key)
+        return said(self._db.returned(swap)) if value is None else self._db.write(swap) == 1
 
     @overload
     def pop(self, key: str) -> bytes | None: ...
@@ -230,7 +232,7 @@ class PostgresStore(Parts, BaseStore):
     def pop(self, key: str, default: D) -> bytes | D: ...
     def pop(self, key: str, default: object = None) -> object:
         row = self._db.returned((self._sql.pop, self._rows.one(key)))
-        return default if row is None else row[0]
+        return default if row is None or row[0] is None else row[0]
 
     def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
         step = self._addend(key, amount, ttl, ttl_if_new)
@@ -343,7 +345,12 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         await self._db.close()
 
     async def __aenter__(self) -> Self:
-        await self._db.open()
+        try:
+            await self._db.open()
+        except BaseException:
+            if not self._is_view:
+                await self._db.source.leave()
+            raise
         return self
 
     # reading
@@ -441,7 +448,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         await self._db.store(self._rows.stored(check_items(items), ttl_ms(ttl)))
 
     async def delete(self, key: str) -> bool:
-        return await self._db.write((self._sql.delete, self._rows.one(key))) == 1
+        return said(await self._db.returned((self._sql.delete, self._rows.one(key))))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         return await self._db.write((self._sql.delete_many, self._rows.many(self._rows.ordered(check_keys(keys)))))
@@ -453,7 +460,9 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         self, key: str, expected: Value | None, value: Value | None, *, ttl: TTL | Keep = KEEP_TTL
     ) -> bool:
         swap = self._swap(key, expected, value, ttl)
-        return not await self.exists(key) if swap is None else await self._db.write(swap) == 1
+        if swap is None:
+            return not await self.exists(key)
+        return said(await self._db.returned(swap)) if value is None else await self._db.write(swap) == 1
 
     @overload
     async def pop(self, key: str) -> bytes | None: ...
@@ -461,7 +470,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
     async def pop(self, key: str, default: D) -> bytes | D: ...
     async def pop(self, key: str, default: object = None) -> object:
         row = await self._db.returned((self._sql.pop, self._rows.one(key)))
-        return default if row is None else row[0]
+        return default if row is None or row[0] is None else row[0]
 
     async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
         step = self._addend(key, amount, ttl, ttl_if_new)

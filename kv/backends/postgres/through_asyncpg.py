@@ -13,7 +13,7 @@ from kv.errors import BackendError, ConfigError
 
 from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Source, affected, first, rows, value
 from .errors import made_too, ours
-from .framing import JOINED, Life, Overtaken, Patience
+from .framing import JOINED, OURS, Life, Overtaken, Patience
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ class Database:
                 self.life.started = True
 
     async def _start(self) -> None:
-        """Find the table, or make it."""
+        """Connect, and find the table, or make it."""
         settings = self.settings
+        if isinstance(self.source, Own):
+            await self.source.warm()
         if settings.missing(await self._look()):
             try:
                 await self.alone(settings.table.creation)
@@ -100,12 +102,14 @@ class Database:
                 try:
                     if session.frame.single:
                         await session.rollback()
+                    elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError):
+                        session.whole = False
                 finally:
                     await source.give(session)
                 patience = patience or Patience(self.timeout)
                 wait = patience.again(e, joined=session.frame is JOINED, idempotent=not writing)
-                if wait is None:
-                    self._raise(e, writing=writing)
+                if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
+                    self._raise(e, writing=writing and (session.frame is OURS or session.committing))
             else:
                 await source.give(session)
                 return result
@@ -122,11 +126,12 @@ class Database:
             try:
                 result = await work(session)
             except BaseException as e:
+                error = session.error
                 try:
                     await session.rollback()
                 finally:
                     await source.give(session)
-                if e is not session.error and not isinstance(e, Overtaken):  # of `fn`, or a cancellation
+                if e is not error and not isinstance(e, Overtaken):  # of `fn`, or a cancellation
                     raise
                 wait = patience.again(e, joined=session.frame is JOINED)
                 if wait is None:
@@ -145,9 +150,7 @@ class Database:
             found = await session.begin((at.sql.lock, at.one(keys[0])), rows)
             live = bool(found) and found[0][1]
             answer = fn({keys[0]: found[0][0]} if live else {})
-            step = at.changed(keys[0], live, answer, ages)
-            if await session.commit(step) != (step is not None):
-                raise Overtaken
+            await session.commit(at.changed(keys[0], live, answer, ages))
             return answer
 
         async def many(session: Session) -> dict[str, bytes]:

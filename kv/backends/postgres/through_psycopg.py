@@ -14,7 +14,7 @@ from kv.backends.forking import concerns
 from kv.errors import BackendError, ConfigError
 
 from .errors import made_too, ours
-from .framing import JOINED, Life, Overtaken, Patience
+from .framing import JOINED, OURS, Life, Overtaken, Patience
 from .psycopg_sources import Borrowed, Bound, Inner, Own, Session, Source, affected, first, rows
 from .statements import BATCH
 
@@ -50,8 +50,10 @@ class Database:
         self._inside = _Inside()
 
     def start(self) -> None:
-        """Find the table, or make it."""
+        """Connect, and find the table, or make it."""
         settings = self.settings
+        if isinstance(self.source, Own):
+            self.source.warm()
         if settings.missing(self.rows(settings.look)[0]):
             try:
                 self.alone(settings.table.creation)
@@ -95,8 +97,8 @@ class Database:
                 source.drop(session)
                 patience = patience or Patience(self.timeout)
                 wait = patience.again(e, joined=session.frame is JOINED, idempotent=not writing)
-                if wait is None:
-                    self._raise(e, writing=writing)
+                if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
+                    self._raise(e, writing=writing and (session.frame is OURS or session.committing))
             else:
                 source.give(session)
                 return result
@@ -117,10 +119,11 @@ class Database:
                 finally:
                     self._inside.at = outside
             except BaseException as e:
+                error = session.error
                 session.rollback()
                 source.drop(session)
                 overtaken = isinstance(e, Overtaken)
-                if e is not session.error and not overtaken:  # of `fn`, or of a signal handler
+                if e is not error and not overtaken:  # of `fn`, or of a signal handler
                     raise
                 wait = None if overtaken and inner.used else patience.again(e, joined=session.frame is JOINED)
                 if wait is None and overtaken:
@@ -139,9 +142,7 @@ class Database:
             found = session.begin((at.sql.lock, at.one(keys[0])), rows)
             live = bool(found) and found[0][1]
             answer = fn({keys[0]: found[0][0]} if live else {})
-            step = at.changed(keys[0], live, answer, ages)
-            if session.commit(step) != (step is not None):
-                raise Overtaken
+            session.commit(at.changed(keys[0], live, answer, ages))
             return answer
 
         def many(session: Session) -> dict[str, bytes]:
