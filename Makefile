@@ -17,9 +17,9 @@ lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-lowest: $(VENV)/dev  ## the tests of the command line on the lowest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet $$(sed -n '/^cli = /,/^]/s/.*"\([a-z]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
-	$(BIN)/python -m pytest -n auto -k "cli or demo or transfer"
+lowest: $(VENV)/dev  ## the tests of the command line and of PostgreSQL on the lowest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet $$(sed -n '/^\(cli\|postgres\) = /,/^]/s/.*"\([a-z-]*\(\[binary\]\)\?\)>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml)
+	$(BIN)/python -m pytest -n auto -k "cli or demo or transfer or (postgres and not TestNamespace and not TestNestedNamespace and not TestPool)"
 
 bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed
 	$(BIN)/python -m benchmarks

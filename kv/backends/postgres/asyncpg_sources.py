@@ -233,17 +233,31 @@ class Own:
             self.life.check_open()
             if len(home.every) + home.connecting < self.most:
                 home.connecting += 1
+                # in a task of its own: asyncpg does not like to be cancelled while it connects
+                joining = asyncio.create_task(self._join(home))
                 try:
-                    session = await self._connect(home)
-                except BaseException:
-                    home.connecting -= 1
-                    home.wake(None)
+                    return await asyncio.shield(joining)
+                except asyncio.CancelledError:
+                    joining.add_done_callback(self._joined_late)
                     raise
-                home.connecting -= 1
-                home.every.add(session)
+            if (session := await self._wait(home)) is not None:
                 return session
-            if (session_ := await self._wait(home)) is not None:
-                return session_
+
+    async def _join(self, home: Home) -> Session:
+        try:
+            session = await self._connect(home)
+        except BaseException:
+            home.wake(None)
+            raise
+        finally:
+            home.connecting -= 1
+        home.every.add(session)
+        return session
+
+    def _joined_late(self, joining: asyncio.Task[Session]) -> None:
+        """Keep for others what somebody who has been cancelled connected."""
+        if not joining.cancelled() and joining.exception() is None:
+            self._keep(joining.result())
 
     async def _wait(self, home: Home) -> Session | None:
         waiter: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
@@ -268,10 +282,8 @@ class Own:
                 try:
                     session = Session(connection, guarded(self.timeout) if self.pooled else OURS, home)
                     session.watch()
-                    # in a transaction, for a pooler to let it be one server
-                    async with connection.transaction():
-                        sql = settle(connection.get_server_pid(), self.timeout)
-                        direct = self.pooled or (await connection.fetchrow(sql))[0]
+                    sql = settle(connection.get_server_pid(), self.timeout)
+                    direct = self.pooled or await connection.execute(sql) == "SELECT 1"
                 except BaseException:
                     connection.terminate()
                     raise
@@ -303,6 +315,14 @@ class Own:
             home.every.discard(session)
             home.wake_all()
             await self._goodbye(session)
+        else:
+            self._keep(session)
+
+    def _keep(self, session: Session) -> None:
+        home = session.home
+        assert home is not None
+        if self.life.closed:
+            self._end(session)
         elif not home.wake(session):
             home.idle.append(session)
 

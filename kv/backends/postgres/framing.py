@@ -10,12 +10,12 @@ from kv.errors import Conflict, StoreClosed
 
 from .errors import AGAIN, lost, sqlstate, unsent
 
-SETTLE: Final = """
-    SELECT pg_backend_pid() = {pid}, CASE WHEN pg_backend_pid() = {pid} THEN set_config('lock_timeout', '{timeout}', false)
-        || set_config('default_transaction_isolation', 'read committed', false) END
-"""
-"""Told to a new connection of our own: whether the server at its other end is always the same one, and if so, how long
-to wait for locks. Behind a pooler it is not, and what is set there would be set for others."""
+SETTLE: Final = (
+    "SELECT set_config('lock_timeout', '{timeout}', false), "
+    "set_config('default_transaction_isolation', 'read committed', false) WHERE pg_backend_pid() = {pid}"
+)
+"""Told to a new connection of our own: how long to wait for locks, if the server at its other end is always the same
+one. Behind a pooler it is not, what is set there would be set for others, and this selects no row."""
 
 
 class Frame(NamedTuple):

@@ -284,15 +284,14 @@ class Own:
         try:
             session.use(connection)
             session.watch()
-            session.execute(settle(connection.info.backend_pid, self.timeout))
-            direct, _ = first(session.cursor)
+            session.execute(settle(connection.info.backend_pid, self.timeout), prepare=False)
         except psycopg.Error as e:
             connection.close()
             raise connecting(e, self.shown) from e
         except BaseException:
             connection.close()
             raise
-        if not direct:
+        if session.cursor.rowcount == 0:
             session.frame = guarded(self.timeout)
             connection.prepare_threshold = None  # a prepared statement would be on another server
 
