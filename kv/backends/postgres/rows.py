@@ -10,7 +10,7 @@ from kv.expiry import KEEP_TTL
 from kv.keys import SEPARATOR, Listing, check_key, check_path, fnv1a_64, fnv1a_64_many, prefix_end
 
 from .errors import MAX_VALUE, check_size
-from .statements import PAGE_BYTES, Statements
+from .statements import PAGE_BYTES, Bounds, Statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -138,10 +138,11 @@ class Rows:
 
     # listing
 
-    def range(self, listing: Listing) -> tuple[str, ...]:
-        """The parameters of a listing's range."""
-        end = () if listing.stop is None else (listing.stop,)
-        return self.namespace, listing.start, *end
+    def range(self, listing: Listing, *, first: bool = True) -> tuple[Bounds, tuple[str, ...]]:
+        """What the statement of a listing's page has to know, and its parameters."""
+        stop = listing.stop if first else None
+        bounds = Bounds(stop is not None, max(len(listing.start), len(stop or "")) <= 64)
+        return bounds, (self.namespace, listing.start, *(() if stop is None else (stop,)))
 
     def inside(self) -> tuple[str, ...]:
         """The parameters of what lists the namespaces inside this one."""
@@ -184,6 +185,12 @@ def _chunks(rows: list[Row], values: Mapping[str, bytes]) -> Iterator[list[Row]]
 def page_of(limit: int | None) -> int:
     """How many keys to ask for at a time; few numbers, so that there are few statements."""
     return next((size for size in (10, 100, 1_000) if limit is not None and limit <= size), LONGEST)
+
+
+def inside(page: list[Any], listing: Listing) -> list[Any]:
+    """Give of a page, which may go on behind the end of the range, what is inside."""
+    stop = listing.stop
+    return page if stop is None or not page or page[-1][0] < stop else [row for row in page if row[0] < stop]
 
 
 def ended(page: list[Any], asked: int) -> bool:

@@ -10,7 +10,7 @@ must not count a deadline from before, or bring back an entry that has expired m
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 BATCH: Final = 2_000
 """So many rows `cleanup` and `clear` remove in a transaction at most."""
@@ -62,6 +62,16 @@ def _upsert(until: str, same: str = _SAME) -> str:
         f"ON CONFLICT (key_hash, key_check) DO UPDATE SET value = excluded.value, expires_at = {until}, "
         f"expires_bucket = {_moved('excluded.expires_bucket')}, updated_at = statement_timestamp() WHERE {same}"
     )
+
+
+class Bounds(NamedTuple):
+    """What has to be known of a listing's range to write its condition."""
+
+    closed: bool
+    """Whether its end is part of it. Of the first page only: of `a >= x AND a < y` a planner that does not know the
+    values believes that next to nothing lies between, and may sort all of it, which no page after that shall do again."""
+    exact: bool
+    """Whether neither bound is longer than what the index holds."""
 
 
 class Statements:
@@ -219,47 +229,51 @@ class Statements:
     # listing: `$1` is the namespace, `$2` where the keys begin, `$3` where they end
 
     @staticmethod
-    def _range(*, bounded: bool) -> str:
-        end = " AND left(s.key, 64) <= left($3::text, 64) AND s.key < $3::text" if bounded else ""
-        return f"s.namespace = $1 AND left(s.key, 64) >= left($2::text, 64) AND s.key >= $2::text{end}"
+    def _range(bounds: Bounds) -> str:
+        start, end = "left(s.key, 64) >= left($2::text, 64)", "left(s.key, 64) <= left($3::text, 64)"
+        if bounds.exact:  # of texts not longer than that, the order of the first 64 characters is that of the keys
+            end = end.replace("<=", "<")
+        else:
+            start, end = f"{start} AND s.key >= $2::text", f"{end} AND s.key < $3::text"
+        return f"s.namespace = $1 AND {start}{f' AND {end}' if bounds.closed else ''}"
 
-    def _page(self, columns: str, limit: int | None, *, bounded: bool) -> str:
+    def _page(self, columns: str, limit: int | None, bounds: Bounds) -> str:
         # The limit is part of the text, for the planner to know it: a page must never be worth sorting everything.
         end = "" if limit is None else f" LIMIT {limit}"
         return (
-            f"SELECT {columns} FROM {self.table} AS s WHERE {self._range(bounded=bounded)} AND {_SEEN} "
+            f"SELECT {columns} FROM {self.table} AS s WHERE {self._range(bounds)} AND {_SEEN} "
             f"ORDER BY left(s.key, 64), s.key{end}"
         )
 
-    def keys(self, limit: int | None, *, bounded: bool) -> str:
+    def keys(self, limit: int | None, bounds: Bounds) -> str:
         """The live keys of the range."""
-        return self._page("s.key", limit, bounded=bounded)
+        return self._page("s.key", limit, bounds)
 
-    def scan(self, limit: int, *, bounded: bool) -> str:
+    def scan(self, limit: int, bounds: Bounds) -> str:
         """The entries of the range, the milliseconds they have left with them, and no more bytes than a page may have."""
-        return self._by_bytes(_NOT_PAST, limit, bounded=bounded)
+        return self._by_bytes(_NOT_PAST, limit, bounds)
 
-    def dump(self, limit: int) -> str:
+    def dump(self, limit: int, bounds: Bounds) -> str:
         """The entries from `$2` on, with their deadlines in milliseconds since 1970."""
-        return self._by_bytes("ceil(date_part('epoch', s.expires_at) * 1000)", limit, bounded=False)
+        return self._by_bytes("ceil(date_part('epoch', s.expires_at) * 1000)", limit, bounds)
 
-    def _by_bytes(self, third: str, limit: int, *, bounded: bool) -> str:
-        page = self._page(f"s.key, s.value, {third} AS third", limit, bounded=bounded)
+    def _by_bytes(self, third: str, limit: int, bounds: Bounds) -> str:
+        page = self._page(f"s.key, s.value, {third} AS third", limit, bounds)
         return (
             "SELECT key, value, third FROM (SELECT key, value, third, sum(octet_length(value)) OVER (ORDER BY key "
             f"ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM ({page}) AS page) AS page "
             f"WHERE before IS NULL OR before < {PAGE_BYTES} ORDER BY key"
         )
 
-    def count(self, *, bounded: bool) -> str:
+    def count(self, bounds: Bounds) -> str:
         """How many live keys the range has."""
-        return f"SELECT count(*) FROM {self.table} AS s WHERE {self._range(bounded=bounded)} AND {_SEEN}"
+        return f"SELECT count(*) FROM {self.table} AS s WHERE {self._range(bounds)} AND {_SEEN}"
 
-    def clear(self, *, bounded: bool) -> str:
+    def clear(self, bounds: Bounds) -> str:
         """Remove a batch of the range: how many rows it had, and how many of them were live."""
         return (
             f"WITH page AS MATERIALIZED (SELECT s.key_hash, s.key_check FROM {self.table} AS s "
-            f"WHERE {self._range(bounded=bounded)} LIMIT {BATCH}), doomed AS MATERIALIZED "
+            f"WHERE {self._range(bounds)} LIMIT {BATCH}), doomed AS MATERIALIZED "
             f"(SELECT s.key_hash, s.key_check FROM page JOIN {self.table} AS s USING (key_hash, key_check) "
             f"ORDER BY 1, 2 FOR UPDATE OF s), gone AS (DELETE FROM {self.table} AS s USING doomed "
             "WHERE s.key_hash = doomed.key_hash AND s.key_check = doomed.key_check "

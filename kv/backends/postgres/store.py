@@ -14,7 +14,7 @@ from kv.url import Backend
 from kv.values import check_items
 
 from .parts import Parts, Settings, refuse, said, stats_of
-from .rows import Rows, array_literal, ended, ms, page_of, wrong
+from .rows import Rows, array_literal, ended, inside, ms, page_of, wrong
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -156,14 +156,15 @@ class PostgresStore(Parts, BaseStore):
     def _pages_of(self, listing: Listing) -> Iterator[list[str]]:
         """Give the live keys of the range, a page at a time."""
         self._db.check_open()
-        size = page_of(None if listing.matches else listing.limit)
+        size, first = page_of(None if listing.matches else listing.limit), True
         while not listing.empty:
-            step = self._sql.keys(size, bounded=listing.stop is not None), self._rows.range(listing)
-            page = [key for (key,) in self._db.rows(step)]
-            yield page
+            bounds, args = self._rows.range(listing, first=first)
+            page = inside(self._db.rows((self._sql.keys(size, bounds), args)), listing)
+            yield [key for (key,) in page]
             if len(page) < size:
                 return
-            listing.go_on_after(page[-1])
+            listing.go_on_after(page[-1][0])
+            first = False
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -173,29 +174,32 @@ class PostgresStore(Parts, BaseStore):
         return listing.pick_entries(self._entries(listing))
 
     def _entries(self, listing: Listing) -> Iterator[tuple[str, bytes]]:
-        size = min(PAGE, page_of(listing.limit))
+        size, first = min(PAGE, page_of(listing.limit)), True
         while not listing.empty:
             asked = time.monotonic()
-            step = self._sql.scan(size, bounded=listing.stop is not None), self._rows.range(listing)
-            page = self._db.rows(step)
+            bounds, args = self._rows.range(listing, first=first)
+            read = self._db.rows((self._sql.scan(size, bounds), args))
+            page = inside(read, listing)
             for key, value, left in page:
                 if left is None or left > (time.monotonic() - asked) * 1000:
                     yield key, value
-            if ended(page, size):
+            if len(page) < len(read) or ended(page, size):
                 return
             listing.go_on_after(page[-1][0])
+            first = False
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         if matches := listing.matches:
             return sum(sum(map(matches, page)) for page in self._pages_of(listing))
-        count: int = self._db.value((self._sql.count(bounded=listing.stop is not None), self._rows.range(listing)))
+        bounds, args = self._rows.range(listing)
+        count: int = self._db.value((self._sql.count(bounds), args))
         return count
 
     def namespaces(self) -> list[str]:
-        inside = self._rows.inside()
-        sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(inside) > 2)
-        return self._rows.names(self._db.rows((sql, inside)))
+        args = self._rows.inside()
+        sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(args) > 2)
+        return self._rows.names(self._db.rows((sql, args)))
 
     def stats(self) -> Stats:
         return stats_of(self._db.rows((self._sql.stats, (self._rows.namespace,)))[0])
@@ -254,7 +258,8 @@ class PostgresStore(Parts, BaseStore):
 
     def clear(self, prefix: str = "") -> int:
         listing = Listing(prefix)
-        step = self._sql.clear(bounded=listing.stop is not None), self._rows.range(listing)
+        bounds, args = self._rows.range(listing)
+        step = self._sql.clear(bounds), args
         removed, seen = 0, BATCH
         while seen == BATCH:
             seen, live = self._db.returned(step)
@@ -281,7 +286,8 @@ class PostgresStore(Parts, BaseStore):
     # travelling, see kv.transfer
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        rows = self._db.rows((self._sql.dump(limit), self._rows.range(Listing(after=after))))
+        bounds, args = self._rows.range(Listing(after=after))
+        rows = self._db.rows((self._sql.dump(limit, bounds), args))
         return [Record(key, value, None if until is None else int(until)) for key, value, until in rows]
 
     def _load(self, records: Iterable[Record]) -> None:
@@ -392,14 +398,15 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
 
     async def _pages_of(self, listing: Listing) -> AsyncIterator[list[str]]:
         self._db.check_open()
-        size = page_of(None if listing.matches else listing.limit)
+        size, first = page_of(None if listing.matches else listing.limit), True
         while not listing.empty:
-            step = self._sql.keys(size, bounded=listing.stop is not None), self._rows.range(listing)
-            page = [key for (key,) in await self._db.rows(step)]
-            yield page
+            bounds, args = self._rows.range(listing, first=first)
+            page = inside(await self._db.rows((self._sql.keys(size, bounds), args)), listing)
+            yield [key for (key,) in page]
             if len(page) < size:
                 return
-            listing.go_on_after(page[-1])
+            listing.go_on_after(page[-1][0])
+            first = False
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -410,30 +417,32 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
     async def _entries(self, listing: Listing) -> AsyncIterator[tuple[str, bytes]]:
         self._db.check_open()
         matches = listing.matches
-        size = min(PAGE, page_of(None if matches else listing.limit))
+        size, first = min(PAGE, page_of(None if matches else listing.limit)), True
         while not listing.empty:
             asked = time.monotonic()
-            step = self._sql.scan(size, bounded=listing.stop is not None), self._rows.range(listing)
-            page = await self._db.rows(step)
+            bounds, args = self._rows.range(listing, first=first)
+            read = await self._db.rows((self._sql.scan(size, bounds), args))
+            page = inside(read, listing)
             for key, value, left in page:
                 if (left is None or left > (time.monotonic() - asked) * 1000) and (matches is None or matches(key)):
                     yield key, value
-            if ended(page, size):
+            if len(page) < len(read) or ended(page, size):
                 return
             listing.go_on_after(page[-1][0])
+            first = False
 
     async def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         if matches := listing.matches:
             return sum([sum(map(matches, page)) async for page in self._pages_of(listing)])
-        step = self._sql.count(bounded=listing.stop is not None), self._rows.range(listing)
-        count: int = await self._db.value(step)
+        bounds, args = self._rows.range(listing)
+        count: int = await self._db.value((self._sql.count(bounds), args))
         return count
 
     async def namespaces(self) -> list[str]:
-        inside = self._rows.inside()
-        sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(inside) > 2)
-        return self._rows.names(await self._db.rows((sql, inside)))
+        args = self._rows.inside()
+        sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(args) > 2)
+        return self._rows.names(await self._db.rows((sql, args)))
 
     async def stats(self) -> Stats:
         return stats_of((await self._db.rows((self._sql.stats, (self._rows.namespace,))))[0])
@@ -492,7 +501,8 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
 
     async def clear(self, prefix: str = "") -> int:
         listing = Listing(prefix)
-        step = self._sql.clear(bounded=listing.stop is not None), self._rows.range(listing)
+        bounds, args = self._rows.range(listing)
+        step = self._sql.clear(bounds), args
         removed, seen = 0, BATCH
         while seen == BATCH:
             seen, live = await self._db.returned(step)
