@@ -37,19 +37,24 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], kv.Store]]:
     """Makes empty stores of one backend."""
     made: list[kv.Store] = []
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
 
     def one() -> kv.Store:
         path = tmp_path / f"{len(made)}.db"
-        made.append(kv.open("memory://" if request.param == "memory" else f"sqlite:///{path}"))
+        made.append(
+            kv.open({"memory": "memory://", "sqlite": f"sqlite:///{path}"}.get(request.param, f"{url}_{len(made)}"))
+        )
         return made[-1]
 
     yield one
-    for store in made:
+    for n, store in enumerate(made):
         store.close()
+        if url:
+            request.getfixturevalue("admin").execute(f"DROP TABLE {url.rpartition('=')[2]}_{n}")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from commands import (
     real,
     start,
 )
+from waiting import wait_for
 
 import kv
 
@@ -300,6 +301,25 @@ def test_compact_verify_backup_ddl() -> None:
         raw.executescript(call("ddl", "sqlite:///app.db").out.decode())
     failed(call("ddl", "memory://"), "memory:// has no schema")
     failed(call("backup", "x.db", "-u", "memory://"), "memory:// has no backup", "export")
+
+
+def test_every_verb_works_on_postgresql(postgres_url: str, table: str) -> None:
+    failed(call("stats", postgres_url), f'no table "{table}"', "kv ddl")
+    assert call("set", "k", "v", "-u", postgres_url).code == 0
+    assert call("set", "gone", "v", "--ttl", "1ms", "-u", postgres_url).code == 0
+    assert call("get", "k", "-u", postgres_url).out == b"v"
+    wait_for(lambda: call("keys", "-u", postgres_url).lines == ["k"])
+    assert call("cleanup", postgres_url) == (0, b"1\n", "")
+    assert "backend      postgresql" in call("stats", postgres_url).lines
+    assert call("verify", postgres_url) == (0, b"", "kv: read everything, all is well\n")
+    assert call("compact", postgres_url) == (0, b"", "")
+    assert call("copy", postgres_url, "sqlite:///copy.db", "--verify").code == 0
+    assert call("get", "k", "-u", "sqlite:///copy.db").out == b"v"
+    assert call("export", "-o", "out.jsonl", "-u", postgres_url).code == 0
+    assert call("clear", "--yes", "-u", postgres_url).code == 0
+    assert call("import", "out.jsonl", "-u", postgres_url).code == 0
+    assert call("get", "k", "-u", postgres_url).out == b"v"
+    failed(call("get", "k", "-u", "postgresql://u:s3cret@127.0.0.1:1/x"), "u:***@", "cannot be reached")
 
 
 def test_verify_names_what_is_wrong() -> None:

@@ -527,10 +527,12 @@ def ways(own: servers.Postgres) -> list[tuple[str, dict[str, str]]]:
         (f"postgresql://keeper@127.0.0.1:{port}/kept", {"PGPASSWORD": "", "PGPASSFILE": "pgpass"}),
         (f"postgresql://keeper@127.0.0.1:{port}/kept?passfile=pgpass", {"PGPASSWORD": ""}),
         (f"postgresql://keeper@127.0.0.1:{port}/kept", {"HOME": ".", "PGPASSWORD": ""}),
+        ("postgresql://", {"PGSERVICE": "kept", "PGSERVICEFILE": "services"}),
+        ("postgresql://?service=kept", {"PGSERVICEFILE": "services"}),
     ]
 
 
-@pytest.mark.parametrize("number", range(13))
+@pytest.mark.parametrize("number", range(15))
 def test_libpq_s_ways_to_say_where_it_is_are_those_of_both_colours(
     own: servers.Postgres, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,6 +541,8 @@ def test_libpq_s_ways_to_say_where_it_is_are_those_of_both_colours(
     for path in (tmp_path / "pgpass", tmp_path / ".pgpass"):
         path.write_text(f"127.0.0.1:{own.port}:*:keeper:s3 cr#t@/?\n")
         path.chmod(0o600)
+    services = f"[kept]\nhost=127.0.0.1\nport={own.port}\nuser=keeper\ndbname=kept\n"
+    (tmp_path / "services").write_text(services)
     monkeypatch.setenv("PGPASSWORD", "s3 cr#t@/?")
     for variable, value in environment.items():
         if value:

@@ -9,10 +9,15 @@ import shutil
 import subprocess
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from programs import ROOT, python
+from servers import Server
+from waiting import wait_for
 
 import kv
 from kv.base import AsyncBaseStore, BaseStore
@@ -95,11 +100,21 @@ def blocks(document: str, language: str) -> list[str]:
 
 def test_every_block_of_the_readme_is_of_a_kind_that_is_run() -> None:
     languages = re.findall(r"^```(\w+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert set(languages) == {"sh", "python", "console", "crontab"}
+    assert set(languages) == {"sh", "python", "console", "crontab", "sql"}
+
+
+@pytest.fixture
+def database(admin: Any, postgres: Server, table: str) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    admin.execute(f"CREATE DATABASE {table}")
+    yield f"{postgres.url.rpartition('/')[0]}/{table}"
+    admin.execute(f"DROP DATABASE {table}")
 
 
 @pytest.mark.parametrize("block", blocks("README.md", "python"))
-def test_the_python_of_the_readme_runs(block: str, tmp_path: Path) -> None:
+def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "postgresql://localhost/app" in block:
+        block = block.replace("postgresql://localhost/app", request.getfixturevalue("database"))
     # what a comment behind a call says it gives is what it gives
     checked = re.sub(
         r"^( *)(.*\S) +# (b\".*?\"|\[.*?\]|\d+|True)(?=[; ]|$).*$", r"\1assert \2 == \3", block, flags=re.MULTILINE
@@ -143,12 +158,27 @@ def test_the_console_of_the_readme_prints_what_it_says(tmp_path: Path) -> None:
     assert shell(script, tmp_path).replace("hello there", "hello there\n") == said
 
 
-def test_the_crontab_line_of_the_readme_works(tmp_path: Path) -> None:
-    (line,) = blocks("README.md", "crontab")
-    command = line.split(maxsplit=5)[5].strip().replace("/var/lib/app", str(tmp_path))
+def test_the_crontab_lines_of_the_readme_work(tmp_path: Path, database: str) -> None:
     kv.SQLiteStore(tmp_path / "app.db").close()
-    assert "0" in shell(f"{command}; echo exit $?", tmp_path)
-    assert shell(f"{command} >/dev/null; echo exit $?", tmp_path) == "exit 0\n"
+    kv.PostgresStore(database).close()
+    for line in blocks("README.md", "crontab"):
+        command = line.split(maxsplit=5)[5].strip().replace("/var/lib/app", str(tmp_path))
+        command = command.replace("postgresql://kv@localhost/app", database)
+        assert "0" in shell(f"{command}; echo exit $?", tmp_path)
+        assert shell(f"{command} >/dev/null; echo exit $?", tmp_path) == "exit 0\n"
+
+
+def test_the_statement_for_pg_cron_removes_what_has_expired(database: str) -> None:
+    (block,) = blocks("README.md", "sql")
+    statement = block.split("$$")[1]
+    with kv.PostgresStore(database) as store, psycopg.connect(database, autocommit=True) as connection:
+        store.set_many({"stays": b"v", "long": b"v"})
+        store.expire("long", 3_600)
+        store.set("gone", b"v", ttl=0.001)
+        wait_for(lambda: store.count() == 2)
+        assert connection.execute(statement).rowcount == 1
+        assert store.keys() == ["long", "stays"]
+        assert store.stats().expired == 0
 
 
 def test_every_path_that_the_documents_name_is_there() -> None:
