@@ -57,6 +57,7 @@ def sizes(url: str, entries: int) -> bool:
     for column in ("", "primary key", "listing", "cleanup", "table", "all"):
         table.add_column(column, justify="left" if column == "" else "right")
     primary: dict[int, float] = {}
+    admin: Any
     with psycopg.connect(url, autocommit=True) as admin:
         for length in (40, 400):
             name = f"keys_{length}"
@@ -104,7 +105,7 @@ def plans(url: str) -> None:
             ),
             ("a batch of cleanup", store._sql.cleanup, (2_000,)),
         ]
-        cursor = psycopg.RawCursor(admin)
+        cursor: Any = psycopg.RawCursor(admin)
         for name, sql, args in steps:
             console.print(f"[bold]{name}[/bold]")
             admin.execute("BEGIN")
@@ -134,6 +135,7 @@ def in_place(url: str) -> bool:
 
 def _updates(admin: psycopg.Connection[Any], more_than: int = 0) -> tuple[int, int]:
     sql = "SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sessions'"
+    hot = every = 0
     for _ in range(200):
         admin.execute("SELECT pg_stat_clear_snapshot(), pg_sleep(0.05)")
         hot, every = admin.execute(sql).fetchone() or (0, 0)

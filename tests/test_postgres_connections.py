@@ -134,6 +134,67 @@ def test_a_store_goes_on_after_the_server_has_ended_its_idle_connections(url: st
     run(main)
 
 
+def test_who_waits_for_a_connection_hears_that_the_store_is_closed(url: str) -> None:
+    store = kv.open(url, pool_max=1, lock_timeout=60)
+
+    def fn(value: bytes | None) -> bytes | None:
+        def close_when_somebody_waits() -> None:
+            source: Any = store._db.source  # type: ignore[attr-defined]
+            wait_for(lambda: source.waiters)
+            store.close()
+
+        waited, _ = in_threads(lambda: store.get("k"), close_when_somebody_waits)
+        assert isinstance(waited, kv.StoreClosed)
+        return value
+
+    store.update("k", fn)
+
+
+def test_an_interrupt_loses_no_connection(url: str) -> None:
+    out = python(
+        """
+        import logging, signal, sys, threading, time, kv
+        logging.getLogger("psycopg").disabled = True       # it tells of queries that could not be cancelled
+        sys.unraisablehook = lambda _: None                # and Python of interrupts that came inside a __del__
+        store = kv.open(sys.argv[1], pool_max=2, lock_timeout=20)
+        stop = threading.Event()
+        def work():
+            while not stop.is_set():
+                store.increment("n")
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for t in threads: t.start()
+        busy = False
+        def interrupt(*_):
+            global busy
+            if busy:
+                busy = False
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.003)
+        interrupts, end = 0, time.monotonic() + 2
+        while time.monotonic() < end:
+            try:
+                busy = True
+                store.update("k", lambda value: value)
+                store.get("k")
+                busy = False
+            except (KeyboardInterrupt, kv.KVError):
+                interrupts += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        stop.set()
+        for t in threads: t.join()
+        assert interrupts > 10, interrupts
+        more = [threading.Thread(target=lambda: [store.increment("m") for _ in range(50)]) for _ in range(4)]
+        for t in more: t.start()
+        for t in more: t.join()
+        print(store.get("m"))
+        store.close()
+        """,
+        url,
+    )
+    assert out == "b'200'\n"
+
+
 # what a cancellation leaves
 
 

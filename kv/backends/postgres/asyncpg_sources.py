@@ -74,7 +74,7 @@ class Session:
 
     async def begin(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
         """Begin a transaction with a statement."""
-        self.committing = False
+        self.committing, self.error = False, None
         await self._control(self.frame.begin)
         return await self.run(step, run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import time
 import weakref
@@ -83,6 +84,11 @@ class Session:
         """Whether two statements may travel together: not where one of them is two."""
         return self.frame is OURS and _PIPELINES
 
+    @property
+    def placed(self) -> bool:
+        """Whether it takes one of the places that there are."""
+        return self._free is not None
+
     def end(self) -> None:
         """Close the connection, and make room for another one."""
         free, self._free = self._free, None
@@ -92,7 +98,7 @@ class Session:
             free.append(None)
 
     def __del__(self) -> None:
-        if not self.foreign and self._free is not None:  # an interrupt has lost it
+        if self.placed and not self.foreign:  # an interrupt has lost it
             self.end()
 
     def single(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
@@ -103,11 +109,11 @@ class Session:
 
     def begin(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Begin a transaction with a statement: one round trip."""
-        self.committing = False
+        self.committing, self.error = False, None
         if not self._pipelined:
             self._begin()
             return self.run(step, take)
-        self._check_mine()
+        self.check_mine()
         try:
             with self.connection.pipeline():
                 self._tell(self.frame.begin, prepare=False)
@@ -126,7 +132,7 @@ class Session:
 
     def run(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Run a statement inside the transaction."""
-        self._check_mine()
+        self.check_mine()
         try:
             self.execute(*step)
             return take(self.cursor)
@@ -146,7 +152,7 @@ class Session:
             self.committing = self.frame is not JOINED
             self._control(self.frame.commit)
             return
-        self._check_mine()
+        self.check_mine()
         self.committing = True
         try:
             with self.connection.pipeline():
@@ -165,14 +171,15 @@ class Session:
                 self._control(self.frame.rollback)
 
     def _control(self, sql: str) -> None:
-        self._check_mine()
+        self.check_mine()
         try:
             self._tell(sql, prepare=False)
         except psycopg.Error as e:
             self.error = e
             raise
 
-    def _check_mine(self) -> None:
+    def check_mine(self) -> None:
+        """Raise in a process that was forked while the session was at work."""
         if self.foreign:
             raise BackendError("the process was forked inside an update, which goes on in the parent only")
 
@@ -202,7 +209,7 @@ class Source(Protocol):
     def give(self, session: Session) -> None:
         """Take it back."""
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: Session, error: BaseException | None) -> None:
         """Take it back after an error."""
 
     def close(self) -> None:
@@ -233,7 +240,7 @@ class Own:
         # All three are of single steps that no interrupt can come into, and need no lock.
         self.idle: deque[Session] = deque()
         self.free: deque[None] = deque([None] * self.most)  # one for each connection that may still be made
-        self.waiters: deque[SimpleQueue[Session]] = deque()
+        self.waiters: deque[SimpleQueue[Session | None]] = deque()
         self.every: weakref.WeakSet[Session] = weakref.WeakSet()
         weakref.finalize(self, _close_idle, self.idle)
 
@@ -245,7 +252,7 @@ class Own:
         return self._another()
 
     def _another(self) -> Session:
-        waiter: SimpleQueue[Session] = SimpleQueue()
+        waiter: SimpleQueue[Session | None] = SimpleQueue()
         self.waiters.append(waiter)
         end = time.monotonic() + self.timeout
         try:
@@ -257,7 +264,10 @@ class Own:
                     session = Session(free=self.free)
                     break
                 with suppress(Empty):  # a second at most: a connection that an interrupt lost is given by nobody
-                    return waiter.get(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                    given = waiter.get(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                    if given is not None:
+                        return given
+                self._find_lost()
                 if time.monotonic() >= end:
                     raise Unavailable(
                         f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing "
@@ -266,14 +276,22 @@ class Own:
         finally:
             with suppress(ValueError):
                 self.waiters.remove(waiter)
-            with suppress(Empty):  # it came too late
-                self.give(waiter.get_nowait())
+            with suppress(Empty):
+                if (late := waiter.get_nowait()) is not None:
+                    self.give(late)
         try:
             self._connect(session)
         except BaseException:
             session.end()
             raise
         return session
+
+    def _find_lost(self) -> None:
+        """Give back the places of sessions that interrupts have lost, and whose own end has met another one."""
+        gc.collect()  # what an exception holds by its traceback may hold that exception
+        with suppress(RuntimeError):  # others connect just now
+            places = len(self.free) + sum(session.placed for session in [*self.every])
+            self.free.extend([None] * (self.most - places))
 
     def _connect(self, session: Session) -> None:
         self.every.add(session)
@@ -314,10 +332,16 @@ class Own:
         if self.life.closed:
             _close_idle(self.idle)
 
-    def drop(self, session: Session) -> None:
+    def drop(self, session: Session, error: BaseException | None) -> None:
         if session.foreign:
             return
-        if session.connection.info.transaction_status == TransactionStatus.IDLE and session.fresh():
+        connection = session.connection
+        if (
+            (error is None or isinstance(error, Exception))  # else an interrupt, which may have come at any point
+            and connection.info.transaction_status == TransactionStatus.IDLE
+            and connection.pgconn.pipeline_status == PipelineStatus.OFF
+            and session.fresh()
+        ):
             self.give(session)
         else:
             session.end()
@@ -329,6 +353,8 @@ class Own:
             self.give(session)
 
     def close(self) -> None:
+        for waiter in [*self.waiters]:  # to see that it is closed
+            waiter.put(None)
         _close_idle(self.idle)
 
     def before_fork(self) -> None:
@@ -386,7 +412,10 @@ class Borrowed:
     def give(self, session: Session) -> None:
         self._pool.putconn(session.connection)
 
-    drop = give
+    def drop(self, session: Session, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, Exception):
+            session.connection.close()  # which a pool replaces
+        self.give(session)
 
     def close(self) -> None:
         pass
@@ -413,7 +442,8 @@ class Bound:
     def give(self, session: Session) -> None:
         pass
 
-    drop = give
+    def drop(self, session: Session, error: BaseException | None) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -422,8 +452,12 @@ class Bound:
 class Inner(Bound):
     """The connection of an update, while `fn` runs."""
 
-    used = False
+    def __init__(self, session: Session, life: Life, timeout: float) -> None:
+        super().__init__(session.connection, life, timeout)
+        self._session = session
+        self.used = False
 
     def take(self) -> Session:
+        self._session.check_mine()
         self.used = True
         return super().take()

@@ -92,9 +92,11 @@ class Database:
                     session.execute(*step)
                     result = take(session.cursor)
             except BaseException as e:
-                if session.frame.single:
-                    session.rollback()
-                source.drop(session)
+                try:
+                    if session.frame.single:
+                        session.rollback()
+                finally:
+                    source.drop(session, e)
                 patience = patience or Patience(self.timeout)
                 wait = patience.again(e, joined=session.frame is JOINED, idempotent=not writing)
                 if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
@@ -111,7 +113,7 @@ class Database:
         while True:
             source = outside or self.source
             session = source.take()
-            inner = Inner(session.connection, self.life, self.timeout)
+            inner = Inner(session, self.life, self.timeout)
             try:
                 try:
                     self._inside.at = inner
@@ -120,8 +122,10 @@ class Database:
                     self._inside.at = outside
             except BaseException as e:
                 error = session.error
-                session.rollback()
-                source.drop(session)
+                try:
+                    session.rollback()
+                finally:
+                    source.drop(session, e)
                 overtaken = isinstance(e, Overtaken)
                 if e is not error and not overtaken:  # of `fn`, or of a signal handler
                     raise
@@ -189,7 +193,7 @@ class Database:
             if flip:
                 with suppress(psycopg.Error):
                     session.connection.autocommit = False
-            source.drop(session)
+            source.drop(session, None)
 
     def vacuum(self, sql: str) -> None:
         """Run what no transaction may hold."""
