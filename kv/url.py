@@ -75,7 +75,7 @@ def hide(url: str) -> str:
     url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:|[^:/?#@]*:(?!/))[^?#]*@", r"\1***@", url)
     # a ? or a # in a password should not stand there as it is, and does
     url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:)(?!\d+/|\*\*\*@)[^@]*[?#].*@", r"\1***@", url)
-    return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+    return re.sub(r"([?&][^=&]*(?:pass(?!file)|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
 def unquoted_path(text: str) -> str:
@@ -163,7 +163,8 @@ def _parsed(text: str, cls: type[URLStore], keywords: Mapping[str, object]) -> t
     given: dict[str, object] = {}
     rest = []
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+        # libpq, whose parameters may stand there too, takes a plus as it is
+        pairs = parse_qsl(query.replace("+", "%2B") if passed else query, keep_blank_values=True, errors="strict")
     except ValueError as e:  # two names that differ in what is no UTF-8 must not become one
         raise ConfigError(f"what stands after the ? in {hide(text)} is not UTF-8, percent-encoded") from e
     if any("@" in name for name, _ in pairs):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import asyncpg
 import psycopg
@@ -17,6 +17,7 @@ from programs import python
 from waiting import until, wait_for
 
 import kv
+from kv.backends.postgres.address import for_asyncpg
 from kv.testing.suite import bounded, lifted
 
 if TYPE_CHECKING:
@@ -148,6 +149,33 @@ def test_who_waits_for_a_connection_hears_that_the_store_is_closed(url: str) -> 
         return value
 
     store.update("k", fn)
+
+
+def test_a_call_inside_fn_that_fails_and_is_caught_undoes_only_itself(url: str, admin: Admin, table: str) -> None:
+    with kv.open(url, lock_timeout=0.2) as store, psycopg.connect(admin.info.dsn) as other:
+        store.set("locked", b"1")
+        other.execute(f"SELECT 1 FROM {table} FOR UPDATE")
+
+        def fn(_: bytes | None) -> None:
+            store.set("other", b"acknowledged")
+            with pytest.raises(kv.Conflict):
+                store.set("locked", b"2")
+
+        assert store.update("missing", fn) is None
+        assert store.get("other") == b"acknowledged"
+
+
+def test_ipv6_hosts_and_pluses_are_read_as_libpq_reads_them() -> None:
+    for url, host in (
+        ("postgresql://u@[::1]:5433/db", "[::1]"),
+        ("postgresql://u@/db?host=::1&port=5433", "[::1]"),
+        ("postgresql://u@h:5433/db?hostaddr=10.0.0.1", "10.0.0.1"),
+    ):
+        (told,) = for_asyncpg(url)
+        query = dict(parse_qsl(urlsplit(told["dsn"]).query))
+        assert (query["host"], query["port"]) == (host, "5433")
+    (told,) = for_asyncpg("postgresql://h/db?user=u&password=a+b")
+    assert "password=a%2Bb" in told["dsn"]
 
 
 def test_an_interrupt_loses_no_connection(url: str) -> None:
@@ -582,6 +610,7 @@ def ways(own: servers.Postgres) -> list[tuple[str, dict[str, str]]]:
         (f"postgresql://keeper:{PASSWORD}@127.0.0.1:{dead},127.0.0.1:{port}/kept", {}),
         (f"postgresql://keeper:{PASSWORD}@/kept?host=127.0.0.1,127.0.0.1&port={dead},{port}", {}),
         (f"postgresql://keeper:{PASSWORD}@127.0.0.1:{port}/kept?target_session_attrs=read-write", {}),
+        (f"postgresql://keeper:{PASSWORD}@localhost:{port}/kept?hostaddr=127.0.0.1", {}),
         (f"postgresql://postgres@{folder}:{port}/kept", {}),
         (f"postgresql:///kept?host={folder}&port={port}&user=postgres", {}),
         ("postgresql://", {"PGHOST": "127.0.0.1", "PGPORT": f"{port}", "PGUSER": "keeper", "PGDATABASE": "kept"}),
@@ -593,7 +622,7 @@ def ways(own: servers.Postgres) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(15))
+@pytest.mark.parametrize("number", range(16))
 def test_libpq_s_ways_to_say_where_it_is_are_those_of_both_colours(
     own: servers.Postgres, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def check(url: str) -> str:
         )
     try:
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        query = dict(_pairs(url))
     except ValueError as e:
         raise ConfigError(f"{hide(url)} is no valid URL: {e}") from None
     if parts.scheme not in ("postgresql", "postgres"):
@@ -88,7 +88,7 @@ def for_psycopg(url: str) -> dict[str, Any]:
 def for_asyncpg(url: str) -> list[dict[str, Any]]:
     """What asyncpg is told for each host, of what libpq would read in the URL and in the environment."""
     parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    query = dict(_pairs(url))
     settings = {}
     for name, variable in (("application_name", "PGAPPNAME"), ("options", "PGOPTIONS")):
         if value := query.get(name) or os.environ.get(variable) or query.get(f"fallback_{name}"):
@@ -122,15 +122,24 @@ def for_asyncpg(url: str) -> list[dict[str, Any]]:
 
 def _hosts(where: str, query: dict[str, str]) -> list[tuple[str, str]]:
     """Take the hosts and ports, one after the other, from where libpq reads them; "" where it does not say."""
-    in_query = query.pop("host", ""), query.pop("port", "")
-    if where and not in_query[0]:
-        found = []
-        for spec in where.split(","):
-            host, colon, port = spec.rpartition(":") if ":" in spec.rpartition("]")[2] else (spec, "", "")
-            found.append((unquote(host).strip("[]"), port if colon else in_query[1]))
-        return found
-    hosts, ports = in_query[0].split(","), in_query[1].split(",")
-    return [(host, ports[i] if len(ports) > 1 else ports[0]) for i, host in enumerate(hosts)]
+    named, numbered = query.pop("host", "").split(","), query.pop("port", "").split(",")
+    found = []
+    for spec in where.split(","):
+        host, colon, port = spec.rpartition(":") if ":" in spec.rpartition("]")[2] else (spec, "", "")
+        found.append((unquote(host), port if colon else ""))
+    count = max(len(found), len(named))
+    hosts = [host for host, _ in found] if named == [""] else named
+    ports = [port for _, port in found] if numbered == [""] else numbered
+    hosts, ports = (values * count if len(values) == 1 else values for values in (hosts, ports))
+    return [
+        (f"[{host}]" if ":" in host and host[0] not in "[/" else host, port)
+        for host, port in zip(hosts, ports, strict=False)
+    ]
+
+
+def _pairs(url: str) -> list[tuple[str, str]]:
+    """The parameters in the query, in which libpq takes a plus as it is."""
+    return parse_qsl(urlsplit(url).query.replace("+", "%2B"), keep_blank_values=True)
 
 
 def _again(text: str) -> str:
@@ -139,7 +148,7 @@ def _again(text: str) -> str:
 
 def _timeout(url: str) -> float | None:
     """The seconds of `connect_timeout`, 0 for no bound, or None where nobody says."""
-    query = dict(parse_qsl(urlsplit(url).query))
+    query = dict(_pairs(url))
     said = query.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT")
     if not said:
         return None

@@ -95,7 +95,7 @@ class Session:
         """
         if step is not None and await self.run(step, affected) != 1:
             raise Overtaken
-        self.committing = self.frame is not JOINED
+        self.committing = not self.frame.joins
         await self._control(self.frame.commit)
 
     async def rollback(self) -> None:

@@ -26,15 +26,20 @@ class Frame(NamedTuple):
     rollback: str
     single: bool
     """Whether around a single statement too."""
+    joins: bool = False
+    """Whether it is inside another transaction, whose commit is not ours."""
 
 
 OURS: Final = Frame("BEGIN ISOLATION LEVEL READ COMMITTED", "COMMIT", "ROLLBACK", single=False)
 """On a connection that is ours alone."""
 
 JOINED: Final = Frame(
-    "SAVEPOINT kv", "RELEASE SAVEPOINT kv", "ROLLBACK TO SAVEPOINT kv; RELEASE SAVEPOINT kv", single=False
+    "SAVEPOINT kv", "RELEASE SAVEPOINT kv", "ROLLBACK TO SAVEPOINT kv; RELEASE SAVEPOINT kv", single=False, joins=True
 )
 """Inside the transaction of somebody else."""
+
+INNER: Final = JOINED._replace(single=True)
+"""Inside an update of ours, while `fn` runs: a call that fails there, and is caught there, must not undo the update."""
 
 
 def guarded(timeout: float) -> Frame:
@@ -69,6 +74,12 @@ class Life:
 
 class Overtaken(Exception):
     """Another write was faster, or an entry expired meanwhile: begin again."""
+
+
+def unmasked(error: BaseException) -> BaseException:
+    """Give the interrupt that a driver lost while it left its pipeline, or else the error."""
+    hidden = error.__context__
+    return hidden if hidden and not isinstance(hidden, Exception) and "pipeline" in str(error) else error
 
 
 class Patience:

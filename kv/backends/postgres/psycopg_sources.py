@@ -16,7 +16,7 @@ from kv.errors import BackendError, ConfigError, Unavailable
 
 from .address import for_psycopg
 from .errors import connecting, no_driver
-from .framing import JOINED, OURS, Frame, Life, Overtaken, guarded, settle
+from .framing import INNER, JOINED, OURS, Frame, Life, Overtaken, guarded, settle
 
 try:
     import psycopg
@@ -55,6 +55,10 @@ class Session:
     """A connection in the hands of one operation, and the cursor that all its statements go through."""
 
     connection: Connection
+    foreign = False
+    """Whether it is of a parent process."""
+    _free: deque[None] | None = None
+    """Where this one's place goes back to."""
 
     def __init__(
         self, connection: Connection | None = None, frame: Frame = OURS, free: deque[None] | None = None
@@ -62,8 +66,6 @@ class Session:
         self.frame = frame
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
-        self.foreign = False  # of a parent process
-        self._free: deque[None] | None = None  # where this one's place goes back to
         if free is not None:
             free.pop()
             self._free = free
@@ -91,11 +93,13 @@ class Session:
 
     def end(self) -> None:
         """Close the connection, and make room for another one."""
-        free, self._free = self._free, None
-        if "connection" in vars(self):
-            self.connection.close()
-        if free is not None:
-            free.append(None)
+        try:
+            if "connection" in vars(self):
+                self.connection.close()
+        finally:
+            free, self._free = self._free, None
+            if free is not None:
+                free.append(None)
 
     def __del__(self) -> None:
         if self.placed and not self.foreign:  # an interrupt has lost it
@@ -124,7 +128,7 @@ class Session:
             raise
 
     def _begin(self) -> None:
-        if self.frame is JOINED or self.connection.autocommit:
+        if self.frame.joins or self.connection.autocommit:
             self._control(self.frame.begin)
         else:  # psycopg begins by itself
             self._control("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -149,7 +153,9 @@ class Session:
         if step is None or not self._pipelined:
             if step is not None and self.run(step, affected) != 1:
                 raise Overtaken
-            self.committing = self.frame is not JOINED
+            if self.connection.info.transaction_status == TransactionStatus.INERROR:
+                raise BackendError("a call inside the function given to update has failed; nothing was written")
+            self.committing = not self.frame.joins
             self._control(self.frame.commit)
             return
         self.check_mine()
@@ -247,7 +253,7 @@ class Own:
     def take(self) -> Session:
         with suppress(IndexError):
             while not (session := self.idle.pop()).fresh():
-                session.end()
+                self._end(session)
             return session
         return self._another()
 
@@ -282,9 +288,14 @@ class Own:
         try:
             self._connect(session)
         except BaseException:
-            session.end()
+            self._end(session)
             raise
         return session
+
+    def _end(self, session: Session) -> None:
+        session.end()
+        with suppress(IndexError):  # who waits longest may connect now
+            self.waiters[0].put(None)
 
     def _find_lost(self) -> None:
         """Give back the places of sessions that interrupts have lost, and whose own end has met another one."""
@@ -344,7 +355,7 @@ class Own:
         ):
             self.give(session)
         else:
-            session.end()
+            self._end(session)
 
     def warm(self) -> None:
         """Connect as often as `pool_min` says."""
@@ -460,4 +471,5 @@ class Inner(Bound):
     def take(self) -> Session:
         self._session.check_mine()
         self.used = True
-        return super().take()
+        self._life.check_open()
+        return Session(self._connection, INNER)

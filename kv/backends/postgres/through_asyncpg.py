@@ -13,7 +13,7 @@ from kv.errors import BackendError, ConfigError
 
 from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Source, affected, first, rows, value
 from .errors import made_too, ours
-from .framing import JOINED, OURS, Life, Overtaken, Patience
+from .framing import OURS, Life, Overtaken, Patience
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Database:
                 finally:
                     await source.give(session)
                 patience = patience or Patience(self.timeout)
-                wait = patience.again(e, joined=session.frame is JOINED, idempotent=not writing)
+                wait = patience.again(e, joined=session.frame.joins, idempotent=not writing)
                 if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
                     self._raise(e, writing=writing and (session.frame is OURS or session.committing))
             else:
@@ -133,7 +133,7 @@ class Database:
                     await source.give(session)
                 if e is not error and not isinstance(e, Overtaken):  # of `fn`, or a cancellation
                     raise
-                wait = patience.again(e, joined=session.frame is JOINED)
+                wait = patience.again(e, joined=session.frame.joins)
                 if wait is None:
                     if isinstance(e, Overtaken):
                         raise patience.conflict(self.shown) from None

@@ -14,7 +14,7 @@ from kv.backends.forking import concerns
 from kv.errors import BackendError, ConfigError
 
 from .errors import made_too, ours
-from .framing import JOINED, OURS, Life, Overtaken, Patience
+from .framing import OURS, Life, Overtaken, Patience, unmasked
 from .psycopg_sources import Borrowed, Bound, Inner, Own, Session, Source, affected, first, rows
 from .statements import BATCH
 
@@ -97,8 +97,10 @@ class Database:
                         session.rollback()
                 finally:
                     source.drop(session, e)
+                if (interrupt := unmasked(e)) is not e:
+                    raise interrupt from None
                 patience = patience or Patience(self.timeout)
-                wait = patience.again(e, joined=session.frame is JOINED, idempotent=not writing)
+                wait = patience.again(e, joined=session.frame.joins, idempotent=not writing)
                 if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
                     self._raise(e, writing=writing and (session.frame is OURS or session.committing))
             else:
@@ -126,10 +128,12 @@ class Database:
                     session.rollback()
                 finally:
                     source.drop(session, e)
+                if (interrupt := unmasked(e)) is not e:
+                    raise interrupt from None
                 overtaken = isinstance(e, Overtaken)
                 if e is not error and not overtaken:  # of `fn`, or of a signal handler
                     raise
-                wait = None if overtaken and inner.used else patience.again(e, joined=session.frame is JOINED)
+                wait = None if overtaken and inner.used else patience.again(e, joined=session.frame.joins)
                 if wait is None and overtaken:
                     raise patience.conflict(self.shown) from None
                 if wait is None:
@@ -182,7 +186,7 @@ class Database:
         """Run what returns nothing as it is: several statements, or one that no transaction may hold."""
         source = self._inside.at or self.source
         session = source.take()
-        flip = not (session.frame is JOINED or session.connection.autocommit)
+        flip = not (session.frame.joins or session.connection.autocommit)
         try:
             if flip:
                 session.connection.autocommit = True
