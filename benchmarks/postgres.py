@@ -14,6 +14,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 import kv
 from kv.keys import fnv1a_64
 
@@ -91,12 +93,15 @@ def single(url: str, rounds: int) -> bool:
         store.set_many((key, next(VALUES)) for key in KEYS)
         unlogged.set_many((key, next(VALUES)) for key in KEYS)
         source: Any = store._db.source
+        unlogged._db.source = source
         console.print(f"PostgreSQL {store.stats().version}, fsync on, {ENTRIES:,} entries\n")
         held = source.take()
         held.connection.execute(TABLE)
         held.execute(SET_MANY, columns({key: next(VALUES) for key in KEYS}))
         held.connection.execute("VACUUM ANALYZE")
         source.give(held)
+        cursor: Any = psycopg.RawCursor(held.connection)  # as one has it by hand, and reused
+        cursor.format = psycopg.pq.Format.BINARY
 
         def floor(call: Callable[[Any, str], object]) -> Callable[[], None]:
             calls = burst(lambda key: call(held, key))
@@ -108,21 +113,21 @@ def single(url: str, rounds: int) -> bool:
 
             return on_the_same_connection
 
-        def get(session: Any, key: str) -> None:
-            session.cursor.execute(GET, (HASHES[key],))
-            session.cursor.fetchone()
+        def get(_: Any, key: str) -> None:
+            cursor.execute(GET, (HASHES[key],))
+            cursor.fetchone()
 
         def update(session: Any, key: str) -> None:
             with session.connection.transaction():
-                session.cursor.execute(LOCK, (HASHES[key],))
-                session.cursor.fetchone()
-                session.cursor.execute(CHANGE, (HASHES[key], next(VALUES)))
+                cursor.execute(LOCK, (HASHES[key],))
+                cursor.fetchone()
+                cursor.execute(CHANGE, (HASHES[key], next(VALUES)))
 
         batch = many()
 
         def bare_many() -> None:
             assert source.take() is held
-            held.cursor.execute(SET_MANY, columns(batch))
+            cursor.execute(SET_MANY, columns(batch))
             source.give(held)
 
         mark = "postgresql, sync"
@@ -134,7 +139,7 @@ def single(url: str, rounds: int) -> bool:
         )
         met &= compare(
             f"{mark}: single writes",
-            Case("psycopg, upsert", floor(lambda s, key: s.execute(SET, (HASHES[key], key, next(VALUES)))), BURST),
+            Case("psycopg, upsert", floor(lambda _, key: cursor.execute(SET, (HASHES[key], key, next(VALUES)))), BURST),
             Case("PostgresStore.set", burst(lambda key: store.set(key, next(VALUES))), BURST, 1.2),
             Case("PostgresStore.set ttl", burst(lambda key: store.set(key, next(VALUES), ttl=600)), BURST),
             Case("PostgresStore.increment", burst(lambda _: store.increment("n")), BURST),

@@ -199,7 +199,14 @@ class Postgres(Process):
                 return False
 
         settings = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
-        self.spawn([self.folder / "postgres", "-D", self.data, *settings], ready)
+        for attempt in range(100):
+            try:
+                self.spawn([self.folder / "postgres", "-D", self.data, *settings], ready)
+                break
+            except NoServer as e:  # the last of those that were killed is just going
+                if "shared memory block" not in str(e) or attempt == 99:
+                    raise
+                time.sleep(0.1)
 
 
 class PgBouncer(Process):
