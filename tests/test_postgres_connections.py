@@ -491,6 +491,24 @@ def test_nothing_is_lost_at_any_default_isolation_level(
     run(main)
 
 
+@pytest.mark.parametrize(("opens", "driver"), [("open", "psycopg"), ("open_async", "asyncpg")])
+def test_a_missing_driver_says_how_to_install_it(opens: str, driver: str) -> None:
+    out = python(
+        """
+        import sys, kv
+        sys.modules[sys.argv[2]] = None     # as if it were not installed
+        try:
+            getattr(kv, sys.argv[1])("postgresql://localhost/app")
+        except kv.ConfigError as e:
+            print(e)
+        """,
+        opens,
+        driver,
+    )
+    assert driver in out
+    assert 'pip install "anykv[postgres]"' in out
+
+
 def test_what_is_no_server_is_refused(table: str) -> None:
     for cls in (kv.PostgresStore, kv.AsyncPostgresStore):
         with pytest.raises(kv.ConfigError, match="takes a URL"):

@@ -9,17 +9,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import asyncpg
+
 from kv.backends.forking import concerns, leak
 from kv.errors import BackendError, ConfigError, Unavailable
 
 from .address import for_asyncpg
-from .errors import connecting, no_driver
+from .errors import connecting
 from .framing import JOINED, OURS, Frame, Life, Overtaken, guarded, settle
-
-try:
-    import asyncpg
-except ImportError as e:
-    raise no_driver("asyncpg", e) from e
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -61,7 +61,7 @@ def unsent(error: BaseException) -> bool:
 
 def connecting(error: BaseException, url: str) -> KVError:
     """Give our error for one that came while connecting."""
-    said = re.sub(r"\s*\n\s*", "; ", str(error).strip()) or type(error).__name__
+    said = str(error).strip().partition("\n")[0] or type(error).__name__  # libpq goes on with hints
     if isinstance(error, TimeoutError):
         said = "no answer in time (connect_timeout)"
     hint = next((hint for sign, hint in _HINTS.items() if re.search(sign, said)), _HINTS[""])

@@ -11,20 +11,17 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import psycopg
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg.types.array import ListBinaryDumper
+
 from kv.backends.forking import concerns, leak
 from kv.errors import BackendError, ConfigError, Unavailable
 
 from .address import for_psycopg
-from .errors import connecting, no_driver
+from .errors import connecting
 from .framing import INNER, JOINED, OURS, Frame, Life, Overtaken, guarded, settle
-
-try:
-    import psycopg
-    from psycopg.pq import PipelineStatus, TransactionStatus
-    from psycopg.rows import tuple_row
-    from psycopg.types.array import ListBinaryDumper
-except ImportError as e:
-    raise no_driver("psycopg", e) from e
 
 if TYPE_CHECKING:
     from collections.abc import Callable

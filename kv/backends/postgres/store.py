@@ -13,6 +13,7 @@ from kv.store import Record, Stats
 from kv.url import Backend
 from kv.values import check_items
 
+from .errors import no_driver
 from .parts import Parts, Settings, refuse, said, stats_of
 from .rows import Rows, array_literal, ended, inside, ms, page_of, wrong
 from .statements import BATCH
@@ -86,7 +87,10 @@ class PostgresStore(Parts, BaseStore):
             cleanup_interval=cleanup_interval,
         )
         self._use(settings)
-        from . import through_psycopg
+        try:
+            from . import through_psycopg
+        except ImportError as e:
+            raise no_driver("psycopg", e) from e
 
         self._db = through_psycopg.open_database(server, settings)
         try:
@@ -329,7 +333,10 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
             cleanup_interval=cleanup_interval,
         )
         self._use(settings)
-        from . import through_asyncpg
+        try:
+            from . import through_asyncpg
+        except ImportError as e:
+            raise no_driver("asyncpg", e) from e
 
         self._db = through_asyncpg.open_database(server, settings)
         self._db.begin_cleaning()
