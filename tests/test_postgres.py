@@ -463,7 +463,6 @@ def test_a_value_too_large_is_refused(
     opens: Callable[..., Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kv.backends.postgres.errors.MAX_VALUE", 1_000)
-    monkeypatch.setattr("kv.backends.postgres.rows.MAX_VALUE", 1_000)
     big = b"v" * 1_001
 
     async def body(store: kv.AsyncStore) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kv.errors import KVError, StoreClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Cleans(Protocol):
@@ -16,6 +19,18 @@ class Cleans(Protocol):
     def cleanup(self) -> int:
         """Remove them."""
         ...
+
+
+def in_batches(remove: Callable[[int], int], most: int, limit: int | None) -> int:
+    """Remove until there is no more, or the limit is reached, `most` at a time. Gives how many were removed."""
+    removed = 0
+    while limit is None or removed < limit:
+        batch = most if limit is None else min(most, limit - removed)
+        count = remove(batch)
+        removed += count
+        if count < batch:
+            break
+    return removed
 
 
 class Cleaner:

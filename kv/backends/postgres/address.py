@@ -37,13 +37,8 @@ _ASYNCPG: Final = {
     *("ssl_min_protocol_version", "sslcert", "sslcrl", "sslkey", "sslmode", "sslnegotiation", "sslpassword"),
     *("sslrootcert", "target_session_attrs", "user"),
 }
-"""What asyncpg reads in it just as libpq does."""
-_HARMLESS: Final = {
-    *("client_encoding", "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
-    *("load_balance_hosts", "max_protocol_version", "min_protocol_version", "sslcertmode", "sslcompression", "sslsni"),
-    "tcp_user_timeout",
-}
-"""What asyncpg cannot do, and nobody is worse off without."""
+"""What asyncpg reads in it just as libpq does. Of the rest it is told in other ways, or `for_asyncpg` refuses what somebody
+relies on; without the others, as `keepalives`, nobody is worse off."""
 
 
 def check(url: str) -> str:

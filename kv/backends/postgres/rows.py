@@ -9,7 +9,7 @@ from kv.errors import InvalidKey
 from kv.expiry import KEEP_TTL
 from kv.keys import SEPARATOR, Listing, check_key, check_path, fnv1a_64, fnv1a_64_many, prefix_end
 
-from .errors import MAX_VALUE, check_size
+from .errors import check_size
 from .statements import PAGE_BYTES, Bounds, Statements
 
 if TYPE_CHECKING:
@@ -32,9 +32,25 @@ Row: TypeAlias = tuple[int, str, str]
 """Hash, check and key of an entry. Their order is the one in which every batch takes its locks."""
 
 
+FIRST_ROW: Final[tuple[Any, ...]] = (-(2**63), "00000000-0000-0000-0000-000000000000")
+"""Hash and check that come before those of every row."""
+
+
 def ms(age: int | Keep | None) -> float | None:
     """Give a ttl as the parameter it is."""
     return None if age is None or age is KEEP_TTL else float(age)
+
+
+def checks_in(namespace: str) -> Callable[[bytes], str]:
+    """Give what makes the `key_check` of a key of this namespace, from its UTF-8."""
+    start = blake2b((namespace + SEPARATOR).encode(), digest_size=16).copy
+
+    def check(text: bytes) -> str:
+        hashed = start()
+        hashed.update(text)
+        return hashed.hexdigest()
+
+    return check
 
 
 class Rows:
@@ -52,26 +68,18 @@ class Rows:
         self.sql = sql
         self.namespace = SEPARATOR.join(path)
         self._array = array
-        self._hashed = blake2b((self.namespace + SEPARATOR).encode(), digest_size=16)
+        self._check = checks_in(self.namespace)
 
     def one(self, key: str) -> tuple[Any, ...]:
         """Give the parameters `$1` to `$4` of a key, or raise `InvalidKey`."""
         key = check_key(key)
-        data = key.encode()
-        check = self._hashed.copy()
-        check.update(data)
-        return fnv1a_64(data), check.hexdigest(), self.namespace, key
+        text = key.encode()
+        return fnv1a_64(text), self._check(text), self.namespace, key
 
     def ordered(self, keys: Collection[str]) -> list[Row]:
         """Give the rows of checked keys."""
         texts = [key.encode() for key in keys]
-        copy = self._hashed.copy
-        checks = []
-        for text in texts:
-            check = copy()
-            check.update(text)
-            checks.append(check.hexdigest())
-        return sorted(zip(fnv1a_64_many(texts), checks, keys, strict=True))
+        return sorted(zip(fnv1a_64_many(texts), map(self._check, texts), keys, strict=True))
 
     def many(self, rows: list[Row], *more: object) -> tuple[Any, ...]:
         """Give the parameters `$1` to `$4` of many rows, and those after them."""
@@ -83,15 +91,12 @@ class Rows:
     def changed(self, key: str, live: object, answer: Mapping[str, bytes], ages: Ages) -> Step | None:
         """The statement that stores what became of one key that is locked, or is missing; None where nothing did."""
         new = answer.get(key)
-        if live:
-            if new is None:
-                return self.sql.delete, self.one(key)
-            return self.change((*self.one(key), check_size(key, new)), ages[0])
-        return None if new is None else (self.sql.add, (*self.one(key), check_size(key, new), ms(ages[1])))
-
-    def change(self, row: tuple[Any, ...], age: int | Keep | None) -> Step:
-        """The statement that gives a live entry a new value."""
-        return (self.sql.change, row) if age is KEEP_TTL else (self.sql.change_until, (*row, ms(age)))
+        if new is None:
+            return (self.sql.delete, self.one(key)) if live else None
+        row = *self.one(key), check_size(key, new)
+        if not live:
+            return self.sql.add, (*row, ms(ages[1]))
+        return (self.sql.change, row) if ages[0] is KEEP_TTL else (self.sql.change_until, (*row, ms(ages[0])))
 
     def all_changed(
         self, rows: list[Row], live: Mapping[str, bytes], answer: Mapping[str, bytes], ages: Ages
@@ -111,21 +116,12 @@ class Rows:
     def stored(self, entries: Mapping[str, bytes], age: int | None) -> list[Step]:
         """The statements that store the entries."""
         rows = self.ordered(entries)
-        if age is None:
-            return [
-                (self.sql.set_many, self.many(chunk, [entries[key] for _, _, key in chunk]))
-                for chunk in _chunks(rows, entries)
-            ]
-        # a deadline counts from when nobody has to be waited for any more
-        chunks = [*_chunks(rows, entries)]
-        lock = self.sql.lock_many, self.many(rows)
-        return [
-            lock,
-            *(
-                (self.sql.set_many_until, self.many(chunk, [entries[key] for _, _, key in chunk], float(age)))
-                for chunk in chunks
-            ),
+        sql, more = (self.sql.set_many, ()) if age is None else (self.sql.set_many_until, (float(age),))
+        steps = [
+            (sql, self.many(chunk, [entries[key] for _, _, key in chunk], *more)) for chunk in _chunks(rows, entries)
         ]
+        # a deadline counts from when nobody has to be waited for any more
+        return steps if age is None else [(self.sql.lock_many, self.many(rows)), *steps]
 
     def loaded(self, records: Mapping[str, tuple[bytes, int | None]]) -> list[Step]:
         """The statements that store the entries with deadlines in milliseconds since 1970."""
@@ -144,7 +140,7 @@ class Rows:
         bounds = Bounds(stop is not None, max(len(listing.start), len(stop or "")) <= 64)
         return bounds, (self.namespace, listing.start, *(() if stop is None else (stop,)))
 
-    def inside(self) -> tuple[str, ...]:
+    def namespaces(self) -> tuple[str, ...]:
         """The parameters of what lists the namespaces inside this one."""
         if not self.namespace:
             return "", "\x01"
@@ -165,8 +161,7 @@ def array_literal(items: Iterable[int | str]) -> str:
 def _chunks(rows: list[Row], values: Mapping[str, bytes]) -> Iterator[list[Row]]:
     """Give the rows in as many parts as their values' bytes need; one empty part of no rows."""
     for key, value in values.items():
-        if len(value) > MAX_VALUE:
-            check_size(key, value)
+        check_size(key, value)
     if len(rows) <= CHUNK and sum(map(len, values.values())) <= CHUNK_BYTES:
         yield rows
         return
@@ -210,7 +205,7 @@ def wrong(row: tuple[Any, ...]) -> str | None:
     else:
         if key_hash != fnv1a_64(key.encode()):
             found.append("a key_hash of another key")
-        if key_check.replace("-", "") != blake2b(f"{namespace}{SEPARATOR}{key}".encode(), digest_size=16).hexdigest():
+        if key_check.replace("-", "") != checks_in(namespace)(key.encode()):
             found.append("a key_check of another key")
     if late:
         found.append("an expires_bucket after its deadline, so that cleanup comes too late")

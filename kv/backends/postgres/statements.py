@@ -28,7 +28,7 @@ _ASKED = "unnest($1::bigint[], $2::uuid[], $3::text[]) AS a (h, c, k)"
 _SAME = "s.namespace = excluded.namespace AND s.key = excluded.key"
 # The same where a row that is not written may have another reason: a clash divides by zero, which `errors.py` knows.
 _SURELY = f"CASE WHEN {_SAME} THEN true ELSE 1 / (s.key_hash - excluded.key_hash) = 0 END"
-_NOT_PAST = "date_part('epoch', s.expires_at - statement_timestamp()) * 1000"
+_LEFT = "date_part('epoch', s.expires_at - statement_timestamp()) * 1000"
 
 
 def _until(ms: str) -> str:
@@ -237,21 +237,20 @@ class Statements:
             start, end = f"{start} AND s.key >= $2::text", f"{end} AND s.key < $3::text"
         return f"s.namespace = $1 AND {start}{f' AND {end}' if bounds.closed else ''}"
 
-    def _page(self, columns: str, limit: int | None, bounds: Bounds) -> str:
+    def _page(self, columns: str, limit: int, bounds: Bounds) -> str:
         # The limit is part of the text, for the planner to know it: a page must never be worth sorting everything.
-        end = "" if limit is None else f" LIMIT {limit}"
         return (
             f"SELECT {columns} FROM {self.table} AS s WHERE {self._range(bounds)} AND {_SEEN} "
-            f"ORDER BY left(s.key, 64), s.key{end}"
+            f"ORDER BY left(s.key, 64), s.key LIMIT {limit}"
         )
 
-    def keys(self, limit: int | None, bounds: Bounds) -> str:
+    def keys(self, limit: int, bounds: Bounds) -> str:
         """The live keys of the range."""
         return self._page("s.key", limit, bounds)
 
     def scan(self, limit: int, bounds: Bounds) -> str:
         """The entries of the range, the milliseconds they have left with them, and no more bytes than a page may have."""
-        return self._by_bytes(_NOT_PAST, limit, bounds)
+        return self._by_bytes(_LEFT, limit, bounds)
 
     def dump(self, limit: int, bounds: Bounds) -> str:
         """The entries from `$2` on, with their deadlines in milliseconds since 1970."""

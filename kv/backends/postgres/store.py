@@ -15,7 +15,7 @@ from kv.values import check_items
 
 from .errors import no_driver
 from .parts import Parts, Settings, refuse, said, stats_of
-from .rows import Rows, array_literal, ended, inside, ms, page_of, wrong
+from .rows import FIRST_ROW, Rows, array_literal, ended, inside, ms, page_of, wrong
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -159,7 +159,6 @@ class PostgresStore(Parts, BaseStore):
 
     def _pages_of(self, listing: Listing) -> Iterator[list[str]]:
         """Give the live keys of the range, a page at a time."""
-        self._db.check_open()
         size, first = page_of(None if listing.matches else listing.limit), True
         while not listing.empty:
             bounds, args = self._rows.range(listing, first=first)
@@ -194,6 +193,7 @@ class PostgresStore(Parts, BaseStore):
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
+        self._db.check_open()
         if matches := listing.matches:
             return sum(sum(map(matches, page)) for page in self._pages_of(listing))
         bounds, args = self._rows.range(listing)
@@ -201,7 +201,7 @@ class PostgresStore(Parts, BaseStore):
         return count
 
     def namespaces(self) -> list[str]:
-        args = self._rows.inside()
+        args = self._rows.namespaces()
         sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(args) > 2)
         return self._rows.names(self._db.rows((sql, args)))
 
@@ -278,11 +278,11 @@ class PostgresStore(Parts, BaseStore):
 
     def verify(self) -> list[str]:
         found: list[str] = []
-        last: tuple[Any, ...] = (-(2**63), "00000000-0000-0000-0000-000000000000")
+        last = FIRST_ROW
         try:
             while page := self._db.rows((self._sql.every, last)):
                 found += filter(None, map(wrong, page))
-                last = page[-1][:2]
+                last = tuple(page[-1][:2])
         except CorruptData as e:
             found.append(str(e))
         return found
@@ -447,7 +447,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         return count
 
     async def namespaces(self) -> list[str]:
-        args = self._rows.inside()
+        args = self._rows.namespaces()
         sql = self._sql.namespaces(listing=self._settings.table.listing, bounded=len(args) > 2)
         return self._rows.names(await self._db.rows((sql, args)))
 
@@ -524,7 +524,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
 
     async def verify(self) -> list[str]:
         found: list[str] = []
-        last: tuple[Any, ...] = (-(2**63), "00000000-0000-0000-0000-000000000000")
+        last = FIRST_ROW
         try:
             while page := await self._db.rows((self._sql.every, last)):
                 found += filter(None, map(wrong, page))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
 
-from kv.backends.cleaner import Cleaner
+from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns
 from kv.errors import BackendError, ConfigError
 
@@ -207,14 +207,7 @@ class Database:
 
     def cleanup(self, limit: int | None = None) -> int:
         """Remove what has expired, in batches that are transactions each."""
-        removed = 0
-        while limit is None or removed < limit:
-            batch = BATCH if limit is None else min(BATCH, limit - removed)
-            count = self.write((self.settings.sql.cleanup, (batch,)))
-            removed += count
-            if count < batch:
-                break
-        return removed
+        return in_batches(lambda batch: self.write((self.settings.sql.cleanup, (batch,))), BATCH, limit)
 
     def begin_cleaning(self) -> None:
         """Clean now and then, if the store is told to."""

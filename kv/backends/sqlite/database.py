@@ -17,7 +17,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from kv.backends.cleaner import Cleaner
+from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns, leak
 from kv.backends.locks import holding
 from kv.base import PAGE
@@ -379,14 +379,8 @@ class Database:
     # keeping
 
     def cleanup(self, limit: int | None = None) -> int:
-        removed, now = 0, wall_ms()
-        while limit is None or removed < limit:
-            batch = PAGE if limit is None else min(PAGE, limit - removed)
-            count = self.write(_CLEANUP, (now, batch))
-            removed += count
-            if count < batch:
-                break
-        return removed
+        now = wall_ms()
+        return in_batches(lambda batch: self.write(_CLEANUP, (now, batch)), PAGE, limit)
 
     # ending
 
