@@ -23,5 +23,64 @@ def python(code: str, *args: object, wrapper: tuple[str, ...] = ()) -> str:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     return done.stdout
+
+
+def children(url: str) -> str:
+    """Fork while threads write, and let each child count and end, with and without closing the store. Gives what it says."""
+    return python(
+        """
+        import os, sys, threading, warnings, kv
+        warnings.simplefilter("ignore", DeprecationWarning)   # of fork beside threads, which is what is tested
+        store = kv.open(sys.argv[1], cleanup_interval=1000)
+        store.set("k", b"parent")
+        assert store.get("k")
+        stop = threading.Event()
+        def write():
+            while not stop.is_set():
+                store.increment("parent")
+                store.get("k")
+        threads = [threading.Thread(target=write) for _ in range(3)]
+        for t in threads: t.start()
+        for i in range(10):
+            pid = os.fork()
+            if not pid:
+                for _ in range(20):
+                    store.increment("child")
+                assert store.get("k") == b"parent"
+                if i % 2:
+                    store.close()
+                    sys.exit(0)       # the interpreter ends, and closes nothing of the parent's
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop.set()
+        for t in threads: t.join()
+        print(store.get("child"), store.verify())
+        store.close()
+        """,
+        url,
+    )
+
+
+def child_inside_an_update(url: str) -> str:
+    """Fork in the function given to update, and let the child read after that. Gives what has been written."""
+    return python(
+        """
+        import os, sys, kv
+        store = kv.open(sys.argv[1])
+        parent = os.getpid()
+        def fn(value):
+            return b"parent" if os.fork() else b"child"
+        try:
+            store.update("k", fn)
+        except kv.BackendError as e:
+            assert os.getpid() != parent and "forked inside an update" in str(e), e
+            assert store.get("k") in (None, b"parent")
+            os._exit(0)
+        assert os.getpid() == parent and os.wait()[1] == 0
+        print(store.get("k"))
+        store.close()
+        """,
+        url,
+    )

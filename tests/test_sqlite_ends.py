@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from programs import python
+from programs import child_inside_an_update, children, python
 
 import kv
 
@@ -16,62 +16,11 @@ if TYPE_CHECKING:
 
 
 def test_a_forked_child_has_connections_of_its_own(path: Path) -> None:
-    out = python(
-        """
-        import os, sys, threading, warnings, kv
-        warnings.simplefilter("ignore", DeprecationWarning)   # of fork beside threads, which is what is tested
-        store = kv.SQLiteStore(sys.argv[1], durability="normal", cleanup_interval=1000)
-        store.set("k", b"parent")
-        assert store.get("k")
-        stop = threading.Event()
-        def write():
-            while not stop.is_set():
-                store.increment("parent")
-                store.get("k")
-        threads = [threading.Thread(target=write) for _ in range(3)]
-        for t in threads: t.start()
-        for i in range(10):
-            pid = os.fork()
-            if not pid:
-                for _ in range(20):
-                    store.increment("child")
-                assert store.get("k") == b"parent"
-                if i % 2:
-                    store.close()
-                    sys.exit(0)       # the interpreter ends, and closes nothing of the parent's
-                os._exit(0)
-            assert os.waitpid(pid, 0)[1] == 0
-        stop.set()
-        for t in threads: t.join()
-        print(store.get("child"), store.verify())
-        store.close()
-        """,
-        path,
-    )
-    assert out == "b'200' []\n"
+    assert children(f"sqlite:///{path}?durability=normal") == "b'200' []\n"
 
 
 def test_a_child_forked_inside_an_update_writes_nothing(path: Path) -> None:
-    python(
-        """
-        import os, sys, kv
-        store = kv.SQLiteStore(sys.argv[1])
-        parent = os.getpid()
-        def fn(value):
-            pid = os.fork()
-            if pid:
-                assert os.waitpid(pid, 0)[1] == 0
-                return b"parent"
-            return b"child"
-        try:
-            store.update("k", fn)
-        except kv.BackendError as e:
-            assert os.getpid() != parent and "forked inside an update" in str(e), e
-            os._exit(0)
-        assert os.getpid() == parent and store.get("k") == b"parent"
-        """,
-        path,
-    )
+    assert child_inside_an_update(f"sqlite:///{path}") == "b'parent'\n"
 
 
 def test_a_busy_reader_does_not_keep_a_fork_waiting(path: Path) -> None:

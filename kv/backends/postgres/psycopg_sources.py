@@ -57,17 +57,17 @@ class Session:
     _free: deque[None] | None = None
     """Where this one's place goes back to."""
 
-    def __init__(
-        self, connection: Connection | None = None, frame: Frame = OURS, free: deque[None] | None = None
-    ) -> None:
+    def __init__(self, connection: Connection | None = None, frame: Frame = OURS) -> None:
         self.frame = frame
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
-        if free is not None:
-            free.pop()
-            self._free = free
         if connection is not None:
             self.use(connection)
+
+    def place(self, free: deque[None]) -> None:
+        """Take one of the places that there are, or raise `IndexError`."""
+        free.pop()
+        self._free = free
 
     def use(self, connection: Connection) -> None:
         """Take the connection."""
@@ -245,6 +245,7 @@ class Own:
         self.free: deque[None] = deque([None] * self.most)  # one for each connection that may still be made
         self.waiters: deque[SimpleQueue[Session | None]] = deque()
         self.every: weakref.WeakSet[Session] = weakref.WeakSet()
+        self.searched = 0.0  # when what is lost may be looked for again
         weakref.finalize(self, _close_idle, self.idle)
 
     def take(self) -> Session:
@@ -255,6 +256,8 @@ class Own:
         return self._another()
 
     def _another(self) -> Session:
+        session = Session()
+        self.every.add(session)
         waiter: SimpleQueue[Session | None] = SimpleQueue()
         self.waiters.append(waiter)
         end = time.monotonic() + self.timeout
@@ -264,24 +267,32 @@ class Own:
                 with suppress(IndexError):  # given back before it was known that somebody waits
                     return self.idle.pop()
                 with suppress(IndexError):
-                    session = Session(free=self.free)
+                    session.place(self.free)
                     break
-                with suppress(Empty):  # a second at most: a connection that an interrupt lost is given by nobody
+                try:
                     given = waiter.get(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                except Empty:  # a connection that an interrupt lost is given by nobody
+                    self._find_lost()
+                    with suppress(ValueError):
+                        self.waiters.remove(waiter)
+                else:
                     if given is not None:
                         return given
-                self._find_lost()
                 if time.monotonic() >= end:
                     raise Unavailable(
                         f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing "
                         "was done. Try again, or raise pool_max"
                     )
+                self.waiters.appendleft(waiter)
         finally:
             with suppress(ValueError):
                 self.waiters.remove(waiter)
             with suppress(Empty):
-                if (late := waiter.get_nowait()) is not None:
-                    self.give(late)
+                while True:
+                    if (late := waiter.get_nowait()) is not None:
+                        self.give(late)
+            if self.free:  # it may have been woken for that
+                self._pass_on(None)
         try:
             self._connect(session)
         except BaseException:
@@ -291,18 +302,26 @@ class Own:
 
     def _end(self, session: Session) -> None:
         session.end()
-        with suppress(IndexError):  # who waits longest may connect now
-            self.waiters[0].put(None)
+        self._pass_on(None)
 
     def _find_lost(self) -> None:
-        """Give back the places of sessions that interrupts have lost, and whose own end has met another one."""
+        """Give back the places of sessions that interrupts have lost, and whose own end has met another one.
+
+        Collecting garbage stops every thread, also those whose connections are waited for: it gets a twentieth of the
+        time at most.
+        """
+        began = time.monotonic()
+        if began < self.searched:
+            return
+        self.searched = began + self.timeout  # by nobody else meanwhile
         gc.collect()  # what an exception holds by its traceback may hold that exception
         with suppress(RuntimeError):  # others connect just now
             places = len(self.free) + sum(session.placed for session in [*self.every])
             self.free.extend([None] * (self.most - places))
+        now = time.monotonic()
+        self.searched = now + max(1.0, 20 * (now - began))
 
     def _connect(self, session: Session) -> None:
-        self.every.add(session)
         try:
             connection = psycopg.connect(self.url, autocommit=True, **self.told)
         except (psycopg.Error, OSError) as e:
@@ -324,21 +343,25 @@ class Own:
     def give(self, session: Session) -> None:
         self.idle.append(session)
         if self.waiters or self.life.closed:
-            self._pass_on()
+            self._serve()
 
-    def _pass_on(self) -> None:
+    def _serve(self) -> None:
         """Give what is idle to who waits longest, not to who comes first; after close, to nobody."""
         while self.waiters:
             with suppress(IndexError):
-                session = self.idle.popleft()
-                try:
-                    self.waiters.popleft().put(session)
-                except IndexError:
-                    self.idle.append(session)
+                self._pass_on(self.idle.popleft())
                 continue
             return
         if self.life.closed:
             _close_idle(self.idle)
+
+    def _pass_on(self, session: Session | None) -> None:
+        """Wake who waits longest, with a connection, or because there is room for another one."""
+        try:
+            self.waiters.popleft().put(session)
+        except IndexError:
+            if session is not None:
+                self.idle.append(session)
 
     def drop(self, session: Session, error: BaseException | None) -> None:
         if session.foreign:
