@@ -184,6 +184,10 @@ def ways(own: servers.Postgres) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
+def tells_the_password(store: object) -> bool:
+    return "cr#t" in repr(store) or PASSWORD in repr(store)
+
+
 @pytest.mark.parametrize("number", range(16))
 def test_libpq_s_ways_to_say_where_it_is_are_those_of_both_colours(
     own: servers.Postgres, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,12 +207,12 @@ def test_libpq_s_ways_to_say_where_it_is_are_those_of_both_colours(
             monkeypatch.delenv(variable)
     with kv.open(url) as store:
         store.set("k", url.encode())
-        assert "s3" not in repr(store)
+        assert not tells_the_password(store)
 
     async def main() -> None:
         async with kv.open_async(url) as store:
             assert await store.get("k") == url.encode()
-            assert "s3" not in repr(store)
+            assert not tells_the_password(store)
 
     bounded(main, 60)
 
