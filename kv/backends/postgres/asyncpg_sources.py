@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import select
-import weakref
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import asyncpg
 
-from kv.backends.forking import concerns, leak
-from kv.errors import BackendError, ConfigError, Unavailable
+from kv.backends import pools
+from kv.errors import BackendError, ConfigError
 
 from .address import for_asyncpg
 from .errors import connecting
-from .framing import JOINED, OURS, Frame, Life, Overtaken, guarded, settle
+from .framing import JOINED, OURS, Frame, Overtaken, guarded, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from kv.backends.pools import Life
 
     from .parts import Settings
     from .rows import Step
@@ -51,17 +50,18 @@ async def affected(connection: Connection, step: Step) -> int:
     return int(status.rpartition(" ")[2])
 
 
-class Session:
+class Session(pools.AsyncSession):
     """A connection in the hands of one operation."""
 
-    def __init__(self, connection: Connection, frame: Frame = OURS, home: Home | None = None) -> None:
+    ended: Callable[[], bool] | None = None
+    """Whether the server has ended the connection, where that can be seen."""
+
+    def __init__(self, connection: Connection, frame: Frame = OURS) -> None:
         self.connection = connection
         self.frame = frame
-        self.home = home
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
         self.whole = True  # whether it may be used again
-        self.foreign = False  # of a parent process
 
     async def single(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
         """Run one statement in a transaction of its own."""
@@ -77,7 +77,7 @@ class Session:
 
     async def run(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
         """Run a statement inside the transaction."""
-        self._check_mine()
+        self.check_mine()
         try:
             return await run(self.connection, step)
         except DRIVER_ERRORS as e:
@@ -104,51 +104,39 @@ class Session:
             self.whole = whole
 
     async def _control(self, sql: str) -> None:
-        self._check_mine()
+        self.check_mine()
         try:
             await self.connection.execute(sql)
         except DRIVER_ERRORS as e:
             self.error = e
             raise
 
-    def _check_mine(self) -> None:
-        if self.foreign:
-            raise BackendError("the process was forked inside an update, which goes on in the parent only")
-
     def watch(self) -> None:
         """Be able to see whether the server has ended the connection."""
-        self._poll = select.poll() if hasattr(select, "poll") else None
         socket = self.connection._transport.get_extra_info("socket")
-        if self._poll and socket is not None:
-            self._poll.register(socket.fileno(), select.POLLIN)
+        if socket is not None:
+            self.ended = pools.watched(socket.fileno())
 
     def fresh(self) -> bool:
         """Whether the connection is open, before anything is sent that nobody would know the fate of."""
-        return not (self.connection.is_closed() or (self._poll and self._poll.poll(0)))
+        return not (self.connection.is_closed() or (self.ended and self.ended()))
 
+    def usable(self) -> bool:
+        """Whether the connection may be used again after an operation."""
+        return self.whole and not self.connection.is_closed()
 
-class Home:
-    """What belongs to one event loop: its connections, and who waits for one."""
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        self.connection.terminate()
 
-    def __init__(self) -> None:
-        self.idle: list[Session] = []
-        self.every: set[Session] = set()
-        self.connecting = 0
-        self.waiting: deque[asyncio.Future[Session | None]] = deque()
+    async def goodbye(self) -> None:
+        """Close the connection in good order."""
+        with suppress(*DRIVER_ERRORS):
+            await self.connection.close(timeout=_GOODBYE)
 
-    def wake(self, session: Session | None) -> bool:
-        """Give the session to who waits longest, or tell him to look again. Gives whether there was one."""
-        while self.waiting:
-            waiter = self.waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(session)
-                return True
-        return False
-
-    def wake_all(self) -> None:
-        """Have everybody look again."""
-        while self.wake(None):
-            pass
+    def sever(self) -> None:
+        """Close the socket of a connection whose loop is closed."""
+        self.connection._transport._call_connection_lost(None)
 
 
 class Source(Protocol):
@@ -173,8 +161,8 @@ class Source(Protocol):
         """Close what was opened here."""
 
 
-class Own:
-    """Connections of our own, the one used last first, so that none is more than what is needed.
+class Own(pools.AsyncPool[Session]):
+    """Connections of our own.
 
     Not asyncpg's pool: it sends a query at every release, to reset what we never change.
     """
@@ -182,102 +170,16 @@ class Own:
     joined = False
 
     def __init__(self, settings: Settings, life: Life) -> None:
-        self.life = life
-        self.shown = settings.shown
-        self.least = settings.least
-        self.most = settings.most
-        self.timeout = settings.timeout
+        super().__init__(shown=settings.shown, most=settings.most, timeout=settings.timeout, life=life)
         self.told = for_asyncpg(settings.url or "")
         self.pooled = False
-        self._begin()
-        concerns(self)
 
-    def _begin(self) -> None:
-        self.homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = weakref.WeakKeyDictionary()
-        self._last: tuple[asyncio.AbstractEventLoop | None, Home] = (None, Home())
-
-    def home(self) -> Home:
-        """Give the home of the loop that is running."""
-        loop = asyncio.get_running_loop()
-        if self._last[0] is not loop:
-            home = self.homes.get(loop)
-            if home is None:
-                self._forget()
-                home = self.homes[loop] = Home()
-            self._last = loop, home
-        return self._last[1]
-
-    def _forget(self) -> None:
-        """Close the connections of loops that are closed, as these cannot."""
-        for loop, home in [*self.homes.items()]:
-            if loop.is_closed():
-                del self.homes[loop]
-                for session in home.every:
-                    with suppress(Exception):  # the last of what asyncio does itself; another loop's may differ
-                        session.connection._transport._call_connection_lost(None)
-
-    async def take(self) -> Session:
-        home = self.home()
-        while home.idle:
-            session = home.idle.pop()
-            if session.fresh():
-                return session
-            self._end(session)
-        return await self._another(home)
-
-    async def _another(self, home: Home) -> Session:
-        while True:
-            self.life.check_open()
-            if len(home.every) + home.connecting < self.most:
-                home.connecting += 1
-                # in a task of its own: asyncpg does not like to be cancelled while it connects
-                joining = asyncio.create_task(self._join(home))
-                try:
-                    return await asyncio.shield(joining)
-                except asyncio.CancelledError:
-                    joining.add_done_callback(self._joined_late)
-                    raise
-            if (session := await self._wait(home)) is not None:
-                return session
-
-    async def _join(self, home: Home) -> Session:
-        try:
-            session = await self._connect(home)
-        except BaseException:
-            home.wake(None)
-            raise
-        finally:
-            home.connecting -= 1
-        home.every.add(session)
-        return session
-
-    def _joined_late(self, joining: asyncio.Task[Session]) -> None:
-        """Keep for others what somebody who has been cancelled connected."""
-        if not joining.cancelled() and joining.exception() is None:
-            self._keep(joining.result())
-
-    async def _wait(self, home: Home) -> Session | None:
-        waiter: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
-        home.waiting.append(waiter)
-        try:
-            return await asyncio.wait_for(waiter, self.timeout)
-        except BaseException as e:
-            if waiter.done() and not waiter.cancelled():  # for him who comes next
-                session = waiter.result()
-                home.wake(None) if session is None else await self.give(session)
-            if isinstance(e, TimeoutError):
-                raise Unavailable(
-                    f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing was done. "
-                    "Try again, or raise pool_max"
-                ) from None
-            raise
-
-    async def _connect(self, home: Home) -> Session:
+    async def _connect(self) -> Session:
         while True:
             try:
                 connection = await self._reach()
                 try:
-                    session = Session(connection, guarded(self.timeout) if self.pooled else OURS, home)
+                    session = Session(connection, guarded(self.timeout) if self.pooled else OURS)
                     session.watch()
                     sql = settle(connection.get_server_pid(), self.timeout)
                     direct = self.pooled or await connection.execute(sql) == "SELECT 1"
@@ -300,84 +202,6 @@ class Own:
             with suppress(*DRIVER_ERRORS):
                 return await asyncpg.connect(**told, **more)
         return await asyncpg.connect(**self.told[-1], **more)
-
-    async def give(self, session: Session) -> None:
-        home = session.home
-        assert home is not None
-        if session.foreign:
-            return
-        if session.connection.is_closed() or not session.whole:
-            self._end(session)
-        elif self.life.closed:
-            home.every.discard(session)
-            home.wake_all()
-            await self._goodbye(session)
-        else:
-            self._keep(session)
-
-    def _keep(self, session: Session) -> None:
-        home = session.home
-        assert home is not None
-        if self.life.closed:
-            self._end(session)
-        elif not home.wake(session):
-            home.idle.append(session)
-
-    def _end(self, session: Session) -> None:
-        home = session.home
-        assert home is not None
-        home.every.discard(session)
-        session.connection.terminate()
-        home.wake(None)
-
-    async def _goodbye(self, session: Session) -> None:
-        with suppress(*DRIVER_ERRORS):
-            await session.connection.close(timeout=_GOODBYE)
-
-    async def warm(self) -> None:
-        """Connect as often as `pool_min` says."""
-        sessions = [await self.take() for _ in range(max(1, self.least))]
-        for session in sessions:
-            await self.give(session)
-
-    async def close(self) -> None:
-        here = asyncio.get_running_loop()
-        self._forget()
-        for loop, home in [*self.homes.items()]:
-            if loop is here:
-                await self.leave()
-            elif not loop.is_closed():
-                with suppress(RuntimeError):  # closed meanwhile
-                    loop.call_soon_threadsafe(_terminate, home)
-
-    async def leave(self) -> None:
-        """Close the connections of the loop that is running."""
-        home = self.home()
-        home.wake_all()
-        while home.idle:
-            session = home.idle.pop()
-            home.every.discard(session)
-            await self._goodbye(session)
-
-    def before_fork(self) -> None:
-        pass
-
-    def after_fork(self, *, child: bool) -> None:
-        if child:
-            sessions = [session for home in self.homes.values() for session in home.every]
-            for session in sessions:
-                session.foreign = True
-            # to close them, or to free them, would say so where the parent waits for its own
-            leak(sessions, [self.homes, self._last])
-            self._begin()
-
-
-def _terminate(home: Home) -> None:
-    home.wake_all()
-    while home.idle:
-        session = home.idle.pop()
-        home.every.discard(session)
-        session.connection.terminate()
 
 
 class Borrowed:

@@ -6,7 +6,7 @@ import random
 import time
 from typing import Final, NamedTuple
 
-from kv.errors import Conflict, StoreClosed
+from kv.errors import Conflict
 
 from .errors import AGAIN, lost, sqlstate, unsent
 
@@ -56,20 +56,6 @@ def milliseconds(timeout: float) -> int:
 def settle(pid: int, timeout: float) -> str:
     """Give `SETTLE` for a connection whose server has said that it is this process."""
     return SETTLE.format(pid=int(pid), timeout=milliseconds(timeout))
-
-
-class Life:
-    """Whether a store is open, known to all that share it: its views, its bound ones, its sources."""
-
-    def __init__(self, shown: str, *, started: bool = True) -> None:
-        self._shown = shown
-        self.started = started
-        self.closed = False
-
-    def check_open(self) -> None:
-        """Raise `StoreClosed` after close."""
-        if self.closed:
-            raise StoreClosed(f"the store {self._shown} is closed; open a new one")
 
 
 class Overtaken(Exception):

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import select
-import time
-import weakref
-from collections import deque
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
@@ -16,15 +10,17 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.array import ListBinaryDumper
 
-from kv.backends.forking import concerns, leak
-from kv.errors import BackendError, ConfigError, Unavailable
+from kv.backends import pools
+from kv.errors import BackendError, ConfigError
 
 from .address import for_psycopg
 from .errors import connecting
-from .framing import INNER, JOINED, OURS, Frame, Life, Overtaken, guarded, settle
+from .framing import INNER, JOINED, OURS, Frame, Overtaken, guarded, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kv.backends.pools import Life
 
     from .parts import Settings
     from .rows import Step
@@ -48,14 +44,12 @@ def first(cursor: psycopg.Cursor[Any]) -> Any:
     return cursor.fetchone()
 
 
-class Session:
+class Session(pools.Session):
     """A connection in the hands of one operation, and the cursor that all its statements go through."""
 
     connection: Connection
-    foreign = False
-    """Whether it is of a parent process."""
-    _free: deque[None] | None = None
-    """Where this one's place goes back to."""
+    ended: Callable[[], bool]
+    """Whether the server has ended the connection."""
 
     def __init__(self, connection: Connection | None = None, frame: Frame = OURS) -> None:
         self.frame = frame
@@ -63,11 +57,6 @@ class Session:
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
         if connection is not None:
             self.use(connection)
-
-    def place(self, free: deque[None]) -> None:
-        """Take one of the places that there are, or raise `IndexError`."""
-        free.pop()
-        self._free = free
 
     def use(self, connection: Connection) -> None:
         """Take the connection."""
@@ -83,24 +72,10 @@ class Session:
         """Whether two statements may travel together: not where one of them is two."""
         return self.frame is OURS and _PIPELINES
 
-    @property
-    def placed(self) -> bool:
-        """Whether it takes one of the places that there are."""
-        return self._free is not None
-
-    def end(self) -> None:
-        """Close the connection, and make room for another one."""
-        try:
-            if "connection" in vars(self):
-                self.connection.close()
-        finally:
-            free, self._free = self._free, None
-            if free is not None:
-                free.append(None)
-
-    def __del__(self) -> None:
-        if self.placed and not self.foreign:  # an interrupt has lost it
-            self.end()
+    def disconnect(self) -> None:
+        """Close the connection, if it was ever made."""
+        if "connection" in vars(self):
+            self.connection.close()
 
     def single(self, step: Step, take: Callable[[psycopg.Cursor[Any]], T]) -> T:
         """Run one statement in a transaction of its own."""
@@ -181,20 +156,9 @@ class Session:
             self.error = e
             raise
 
-    def check_mine(self) -> None:
-        """Raise in a process that was forked while the session was at work."""
-        if self.foreign:
-            raise BackendError("the process was forked inside an update, which goes on in the parent only")
-
-    def watch(self) -> None:
-        """Be able to see whether the server has ended the connection."""
-        self._poll = select.poll() if hasattr(select, "poll") else None
-        if self._poll:
-            self._poll.register(self.connection.fileno(), select.POLLIN)
-
     def fresh(self) -> bool:
         """Whether the connection is open, before anything is sent that nobody would know the fate of."""
-        return not self._poll.poll(0) if self._poll else not select.select([self.connection], [], [], 0)[0]
+        return not self.ended()
 
 
 class Source(Protocol):
@@ -219,8 +183,8 @@ class Source(Protocol):
         """Close what was opened here."""
 
 
-class Own:
-    """Connections of our own, the one used last first, so that none is more than what is needed.
+class Own(pools.Pool[Session]):
+    """Connections of our own.
 
     Not psycopg's pool: it would connect in other threads, which hides why one cannot connect, and its callers would
     wait for its timeout instead of hearing it.
@@ -229,97 +193,9 @@ class Own:
     joined = False
 
     def __init__(self, settings: Settings, life: Life) -> None:
-        self.life = life
+        super().__init__(Session, shown=settings.shown, most=settings.most, timeout=settings.timeout, life=life)
         self.url = settings.url or ""
-        self.shown = settings.shown
-        self.least = settings.least
-        self.most = settings.most
-        self.timeout = settings.timeout
         self.told = for_psycopg(self.url)
-        self._begin()
-        concerns(self)
-
-    def _begin(self) -> None:
-        # All three are of single steps that no interrupt can come into, and need no lock.
-        self.idle: deque[Session] = deque()
-        self.free: deque[None] = deque([None] * self.most)  # one for each connection that may still be made
-        self.waiters: deque[SimpleQueue[Session | None]] = deque()
-        self.every: weakref.WeakSet[Session] = weakref.WeakSet()
-        self.searched = 0.0  # when what is lost may be looked for again
-        weakref.finalize(self, _close_idle, self.idle)
-
-    def take(self) -> Session:
-        with suppress(IndexError):
-            while not (session := self.idle.pop()).fresh():
-                self._end(session)
-            return session
-        return self._another()
-
-    def _another(self) -> Session:
-        session = Session()
-        self.every.add(session)
-        waiter: SimpleQueue[Session | None] = SimpleQueue()
-        self.waiters.append(waiter)
-        end = time.monotonic() + self.timeout
-        try:
-            while True:
-                self.life.check_open()
-                with suppress(IndexError):  # given back before it was known that somebody waits
-                    return self.idle.pop()
-                with suppress(IndexError):
-                    session.place(self.free)
-                    break
-                try:
-                    given = waiter.get(timeout=max(0.0, min(1.0, end - time.monotonic())))
-                except Empty:  # a connection that an interrupt lost is given by nobody
-                    self._find_lost()
-                    with suppress(ValueError):
-                        self.waiters.remove(waiter)
-                else:
-                    if given is not None:
-                        return given
-                if time.monotonic() >= end:
-                    raise Unavailable(
-                        f"{self.shown}: all {self.most} connections have been busy for {self.timeout:g} s; nothing "
-                        "was done. Try again, or raise pool_max"
-                    )
-                self.waiters.appendleft(waiter)
-        finally:
-            with suppress(ValueError):
-                self.waiters.remove(waiter)
-            with suppress(Empty):
-                while True:
-                    if (late := waiter.get_nowait()) is not None:
-                        self.give(late)
-            if self.free:  # it may have been woken for that
-                self._pass_on(None)
-        try:
-            self._connect(session)
-        except BaseException:
-            self._end(session)
-            raise
-        return session
-
-    def _end(self, session: Session) -> None:
-        session.end()
-        self._pass_on(None)
-
-    def _find_lost(self) -> None:
-        """Give back the places of sessions that interrupts have lost, and whose own end has met another one.
-
-        Collecting garbage stops every thread, also those whose connections are waited for: it gets a twentieth of the
-        time at most.
-        """
-        began = time.monotonic()
-        if began < self.searched:
-            return
-        self.searched = began + self.timeout  # by nobody else meanwhile
-        gc.collect()  # what an exception holds by its traceback may hold that exception
-        with suppress(RuntimeError):  # others connect just now
-            places = len(self.free) + sum(session.placed for session in [*self.every])
-            self.free.extend([None] * (self.most - places))
-        now = time.monotonic()
-        self.searched = now + max(1.0, 20 * (now - began))
 
     def _connect(self, session: Session) -> None:
         try:
@@ -328,7 +204,7 @@ class Own:
             raise connecting(e, self.shown) from e
         try:
             session.use(connection)
-            session.watch()
+            session.ended = pools.watched(connection.fileno())
             session.execute(settle(connection.info.backend_pid, self.timeout), prepare=False)
         except psycopg.Error as e:
             connection.close()
@@ -339,29 +215,6 @@ class Own:
         if session.cursor.rowcount == 0:
             session.frame = guarded(self.timeout)
             connection.prepare_threshold = None  # a prepared statement would be on another server
-
-    def give(self, session: Session) -> None:
-        self.idle.append(session)
-        if self.waiters or self.life.closed:
-            self._serve()
-
-    def _serve(self) -> None:
-        """Give what is idle to who waits longest, not to who comes first; after close, to nobody."""
-        while self.waiters:
-            with suppress(IndexError):
-                self._pass_on(self.idle.popleft())
-                continue
-            return
-        if self.life.closed:
-            _close_idle(self.idle)
-
-    def _pass_on(self, session: Session | None) -> None:
-        """Wake who waits longest, with a connection, or because there is room for another one."""
-        try:
-            self.waiters.popleft().put(session)
-        except IndexError:
-            if session is not None:
-                self.idle.append(session)
 
     def drop(self, session: Session, error: BaseException | None) -> None:
         if session.foreign:
@@ -375,37 +228,7 @@ class Own:
         ):
             self.give(session)
         else:
-            self._end(session)
-
-    def warm(self) -> None:
-        """Connect as often as `pool_min` says."""
-        sessions = [self.take() for _ in range(max(1, self.least))]
-        for session in sessions:
-            self.give(session)
-
-    def close(self) -> None:
-        for waiter in [*self.waiters]:  # to see that it is closed
-            waiter.put(None)
-        _close_idle(self.idle)
-
-    def before_fork(self) -> None:
-        pass
-
-    def after_fork(self, *, child: bool) -> None:
-        if child:
-            # to close them, or to free them, would end the parent's
-            for session in [*self.every]:
-                session.foreign = True
-                leak(session)
-            self.idle.clear()
-            self._begin()
-
-
-def _close_idle(idle: deque[Session]) -> None:
-    """Close what nobody uses; also what nobody closed, when the store is garbage or the interpreter ends."""
-    with suppress(IndexError):
-        while True:
-            idle.pop().end()
+            self.end(session)
 
 
 def checked(connection: Connection, shown: str) -> Connection:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import asyncpg
 
 from kv.backends.cleaner import Cleaner
+from kv.backends.pools import Life
 from kv.errors import BackendError, ConfigError
 
 from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Source, affected, first, rows, value
 from .errors import made_too, ours
-from .framing import OURS, Life, Overtaken, Patience
+from .framing import OURS, Overtaken, Patience
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Database:
         """Connect, and find the table, or make it."""
         settings = self.settings
         if isinstance(self.source, Own):
-            await self.source.warm()
+            await self.source.warm(settings.least)
         if settings.missing(await self._look()):
             try:
                 await self.alone(settings.table.creation)

@@ -11,10 +11,11 @@ import psycopg
 
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns
+from kv.backends.pools import Life
 from kv.errors import BackendError, ConfigError
 
 from .errors import made_too, ours
-from .framing import OURS, Life, Overtaken, Patience, unmasked
+from .framing import OURS, Overtaken, Patience, unmasked
 from .psycopg_sources import Borrowed, Bound, Inner, Own, Session, Source, affected, first, rows
 from .statements import BATCH
 
@@ -53,7 +54,7 @@ class Database:
         """Connect, and find the table, or make it."""
         settings = self.settings
         if isinstance(self.source, Own):
-            self.source.warm()
+            self.source.warm(settings.least)
         if settings.missing(self.rows(settings.look)[0]):
             try:
                 self.alone(settings.table.creation)
