@@ -17,9 +17,9 @@ lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-lowest: $(VENV)/dev  ## the tests of the command line and of PostgreSQL on the lowest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet $$(sed -n '/^\(cli\|postgres\) = /,/^]/s/.*"\([a-z-]*\(\[binary\]\)\?\)>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml)
-	$(BIN)/python -m pytest -n auto -k "cli or demo or transfer or (postgres and not TestNamespace and not TestNestedNamespace and not TestPool)"
+lowest: $(VENV)/dev  ## the tests on the lowest versions that pyproject.toml allows of what the package itself needs
+	$(BIN)/python -m pip install --quiet $$(sed -n '/^\(cli\|postgres\|redis\) = /,/^]/s/.*"\([a-z-]*\(\[binary\]\)\?\)>=\([0-9.]*\)".*/\1==\3/p' pyproject.toml)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [memory] [sqlite] [postgres] [million] [import]`: what is named, or everything but the million."""
+"""`python -m benchmarks [--quick] [memory] [sqlite] [postgres] [redis] [import] [million] [copy]`: what is named, or all but the last two."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import importing, memory, million, postgres, sqlite
+from . import copying, importing, memory, million, postgres, redis, sqlite
 from .harness import console
 
-PARTS = {"import": importing.run, "memory": memory.run, "sqlite": sqlite.run, "postgres": postgres.run}
-MORE = {"million": million.run}
+PARTS = {
+    "import": importing.run,
+    "memory": memory.run,
+    "sqlite": sqlite.run,
+    "postgres": postgres.run,
+    "redis": redis.run,
+}
+MORE = {"million": million.run, "copy": copying.run}
 
 
 def main() -> None:
@@ -19,7 +25,7 @@ def main() -> None:
     every = {**PARTS, **MORE}
     names = [name for name in sys.argv[1:] if name in every] or list(PARTS)
     versions = [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
-    for package in ("anykv", "aiosqlite", "asyncpg", "psycopg", "cachetools", "diskcache"):
+    for package in ("anykv", "aiosqlite", "asyncpg", "psycopg", "redis", "cachetools", "diskcache"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -31,6 +31,7 @@ from .url import Backend, open, open_async
 if TYPE_CHECKING:
     from .backends.memory import AsyncMemoryStore, MemoryStore
     from .backends.postgres import AsyncPostgresStore, PostgresStore
+    from .backends.redis import AsyncRedisStore, RedisStore
     from .backends.sqlite import AsyncSQLiteStore, SQLiteStore
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "TTL",
     "AsyncMemoryStore",
     "AsyncPostgresStore",
+    "AsyncRedisStore",
     "AsyncSQLiteStore",
     "AsyncStore",
     "Backend",
@@ -58,6 +60,7 @@ __all__ = [
     "NotAnInteger",
     "OutcomeUnknown",
     "PostgresStore",
+    "RedisStore",
     "SQLiteStore",
     "Stats",
     "Store",
@@ -72,9 +75,11 @@ __all__ = [
 _stores = {
     "AsyncMemoryStore": "kv.backends.memory",
     "AsyncPostgresStore": "kv.backends.postgres",
+    "AsyncRedisStore": "kv.backends.redis",
     "AsyncSQLiteStore": "kv.backends.sqlite",
     "MemoryStore": "kv.backends.memory",
     "PostgresStore": "kv.backends.postgres",
+    "RedisStore": "kv.backends.redis",
     "SQLiteStore": "kv.backends.sqlite",
 }
 

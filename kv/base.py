@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
 from .expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
 from .keys import Listing, check_key, check_keys, check_path
@@ -48,7 +48,32 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 PAGE = 500
-"""How many keys the derived methods read at a time."""
+"""How many keys the derived methods read at a time, and how many entries travel together at most."""
+TRAVEL_BYTES = 1 << 20
+"""Fewer travel together where their values come to more bytes than this."""
+
+
+def next_limit(limit: int, page: list[Record]) -> int:
+    """Give how many entries to read next, so that large values do not fill the memory: few numbers, for few statements."""
+    size = sum(len(record.value) for record in page)
+    fit = len(page) * TRAVEL_BYTES // (2 * size or 1) or 1  # of such as these; half, as others may be larger
+    return min(PAGE, limit * 8, 1 << (fit.bit_length() - 1) if page else PAGE)
+
+
+def _record(key: str, value: bytes, now: int, left: float) -> Record:
+    """Give an entry that had `left` seconds at `now`."""
+    return Record(key, value, None if left == math.inf else now + round(left * 1000))
+
+
+def _by_deadline(records: Iterable[Record]) -> Iterator[tuple[float | None, dict[str, bytes]]]:
+    """Give together what has one deadline, with the seconds left when its turn comes, and not what is past it by then."""
+    found: dict[int | None, dict[str, bytes]] = {}
+    for key, value, expires_at in records:
+        found.setdefault(expires_at, {})[key] = value
+    for expires_at, entries in found.items():
+        left = None if expires_at is None else (expires_at - wall_ms()) / 1000
+        if left is None or left > 0:
+            yield left, entries
 
 
 class _Namespaced:
@@ -56,6 +81,9 @@ class _Namespaced:
 
     _path: tuple[str, ...] = ()
     _is_view = False
+    _first_page: ClassVar[int] = 1
+    """How many entries `_dump` is asked for when nothing is known of how large they are: `PAGE`, where it ends a page at
+    `TRAVEL_BYTES` of its own accord."""
 
     def __init__(self, *, namespace: str | Iterable[str] | None = None) -> None:
         names = () if namespace is None else (namespace,) if isinstance(namespace, str) else namespace
@@ -234,28 +262,53 @@ class BaseStore(_Namespaced, Store):
             pass
         return []
 
+    # travelling, see kv.transfer
+
+    def _gather(self) -> Self:
+        """Give this store to list all of, and all namespaces below it. Override where each listing is one of all keys."""
+        return self
+
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        """Give a page of this namespace's entries for `kv.transfer`, sorted, the deadlines with them."""
+        """Give a page of this namespace's entries, sorted, the deadlines with them; an empty one is the end.
+
+        A step of `_records`, for an engine that has an order.
+        """
         while keys := self.keys(after=after, limit=limit):
-            records = []
-            for key, value in self.get_many(keys).items():
-                now, left = wall_ms(), self.ttl(key)
-                if left is not None:
-                    records.append(Record(key, value, None if left == math.inf else now + round(left * 1000)))
-            if records:
-                return records
+            found = self._look(keys)
+            if found:
+                return [found[key] for key in keys if key in found]
             after = keys[-1]  # all of them expired meanwhile: an empty page would mean the end
         return []
 
+    def _records(self, after: str | None) -> Iterator[list[Record]]:
+        """Give this namespace's entries, sorted, the deadlines with them, in pages that do not fill the memory.
+
+        Override where there is no order: here each page is found by the last key of the one before.
+        """
+        limit = self._first_page
+        while page := self._dump(after, limit):
+            yield page
+            after = page[-1].key
+            limit = next_limit(limit, page)
+
+    def _look(self, keys: list[str]) -> dict[str, Record]:
+        """Give those of the keys that are found, with their deadlines, in any order."""
+        found = {}
+        for key, value in self.get_many(keys).items():
+            now, left = wall_ms(), self.ttl(key)
+            if left is not None:
+                found[key] = _record(key, value, now, left)
+        return found
+
     def _load(self, records: Iterable[Record]) -> None:
-        """Store a page of entries for `kv.transfer`, each with its deadline; those past theirs are left out."""
-        now = wall_ms()
-        by_deadline: dict[int | None, dict[str, bytes]] = {}
-        for key, value, expires_at in records:
-            if expires_at is None or expires_at > now:
-                by_deadline.setdefault(expires_at, {})[key] = value
-        for expires_at, entries in by_deadline.items():
-            self.set_many(entries, ttl=None if expires_at is None else (expires_at - now) / 1000)
+        """Store a page of entries, each with its deadline; those past theirs are left out."""
+        for left, entries in _by_deadline(records):
+            self.set_many(entries, ttl=left)
+
+    def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> Iterator[list[str]]:
+        while page := self.keys(prefix, match=match, after=after, limit=PAGE):
+            yield page
+            after = page[-1]
 
     def close(self) -> None:
         if not self._is_view:
@@ -282,11 +335,6 @@ class BaseStore(_Namespaced, Store):
 
     def _check_open(self) -> None:
         self.exists("-")  # any operation says it where the store is closed
-
-    def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> Iterator[list[str]]:
-        while page := self.keys(prefix, match=match, after=after, limit=PAGE):
-            yield page
-            after = page[-1]
 
 
 class AsyncBaseStore(_Namespaced, AsyncStore):
@@ -430,6 +478,43 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
             pass
         return []
 
+    # travelling, see `BaseStore`
+
+    async def _gather(self) -> Self:
+        return self
+
+    async def _dump(self, after: str | None, limit: int) -> list[Record]:
+        while keys := await self.keys(after=after, limit=limit):
+            found = await self._look(keys)
+            if found:
+                return [found[key] for key in keys if key in found]
+            after = keys[-1]  # all of them expired meanwhile: an empty page would mean the end
+        return []
+
+    async def _records(self, after: str | None) -> AsyncIterator[list[Record]]:
+        limit = self._first_page
+        while page := await self._dump(after, limit):
+            yield page
+            after = page[-1].key
+            limit = next_limit(limit, page)
+
+    async def _look(self, keys: list[str]) -> dict[str, Record]:
+        found = {}
+        for key, value in (await self.get_many(keys)).items():
+            now, left = wall_ms(), await self.ttl(key)
+            if left is not None:
+                found[key] = _record(key, value, now, left)
+        return found
+
+    async def _load(self, records: Iterable[Record]) -> None:
+        for left, entries in _by_deadline(records):
+            await self.set_many(entries, ttl=left)
+
+    async def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> AsyncIterator[list[str]]:
+        while page := await self.keys(prefix, match=match, after=after, limit=PAGE):
+            yield page
+            after = page[-1]
+
     async def aclose(self) -> None:
         if not self._is_view:
             await self._close()
@@ -455,11 +540,6 @@ class AsyncBaseStore(_Namespaced, AsyncStore):
 
     async def _check_open(self) -> None:
         await self.exists("-")  # any operation says it where the store is closed
-
-    async def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> AsyncIterator[list[str]]:
-        while page := await self.keys(prefix, match=match, after=after, limit=PAGE):
-            yield page
-            after = page[-1]
 
 
 async def leading(entries: AsyncIterator[T], limit: int | None) -> AsyncIterator[T]:

@@ -220,6 +220,7 @@ class Listing:
     """What `keys`, `scan` and `count` were asked for, checked, as a range that any sorted engine can read.
 
     Attributes:
+        head: what all that may be given begin with.
         start: the first string that may be given.
         stop: the first string after all that may be given, or None for no end.
         limit: how many to give at most, or None for all.
@@ -230,7 +231,7 @@ class Listing:
         ValueError: a negative limit.
     """
 
-    __slots__ = ("limit", "matches", "start", "stop")
+    __slots__ = ("head", "limit", "matches", "start", "stop")
 
     def __init__(
         self, prefix: str = "", match: str | None = None, after: str | None = None, limit: int | None = None
@@ -250,7 +251,8 @@ class Listing:
                 self.limit = 0
             if _forbidden(head):  # no key holds it, and no engine needs to be asked
                 head, self.limit = "", 0
-        self.start, self.stop = head, prefix_end(head)
+        self.head = self.start = head
+        self.stop = prefix_end(head)
         if after is not None and _check(after, "after", MAX_KEY):
             self.go_on_after(after)
 

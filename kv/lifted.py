@@ -12,13 +12,13 @@ from .store import AsyncStore, Stats
 from .values import check_compared, check_items, check_value
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
     from .base import BaseStore
     from .expiry import TTL, Keep
-    from .store import UpdateFn, UpdateManyFn, Value
+    from .store import Record, UpdateFn, UpdateManyFn, Value
 
 __all__ = ["AsyncFromSync"]
 
@@ -148,6 +148,30 @@ class AsyncFromSync(AsyncStore):
 
     async def verify(self) -> list[str]:
         return await self._maintain(self._store.verify)
+
+    # travelling, see `BaseStore`
+
+    async def _gather(self) -> Self:
+        return self
+
+    def _records(self, after: str | None) -> AsyncIterator[list[Record]]:
+        return self._each(self._store._records(after))
+
+    def _pages(self, prefix: str, match: str | None = None, after: str | None = None) -> AsyncIterator[list[str]]:
+        return self._each(self._store._pages(prefix, match, after))
+
+    async def _each(self, pages: Iterator[T]) -> AsyncIterator[T]:
+        while (page := await self._read(next, pages, None)) is not None:
+            yield page
+
+    async def _dump(self, after: str | None, limit: int) -> list[Record]:
+        return await self._read(self._store._dump, after, limit)
+
+    async def _look(self, keys: list[str]) -> dict[str, Record]:
+        return await self._read(self._store._look, keys)
+
+    async def _load(self, records: Iterable[Record]) -> None:
+        return await self._write(self._store._load, records)
 
     def namespace(self, name: str) -> Self:
         view = copy.copy(self)

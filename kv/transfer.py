@@ -14,7 +14,12 @@ order, by namespace and then by key. `sha256` is that of all bytes before the la
 noticed before anything of it is stored.
 
 A store in use can be moved: it is no snapshot, but every entry that lives all along is moved. Memory does not grow
-with the number of entries.
+with the number of entries (where an engine has no order, as Redis, all keys of one namespace are gathered, and no
+values). `migrate` moves an application to another store while it runs.
+
+The functions that end in `_async` are the same for event loops, and each store may be of either colour. They work in a
+thread, where a sync store, a file and `progress` are then used too. Cancelled, they end at the next page, and leave
+what an interruption there leaves.
 """
 
 from __future__ import annotations
@@ -25,28 +30,42 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
-from .base import BaseStore
+from .base import PAGE, TRAVEL_BYTES, BaseStore
 from .errors import ConfigError, CorruptData
 from .expiry import wall_ms
 from .files import locked, sync_folder
 from .lines import Path, Reader, Writer
+from .lowered import Aside, Lowered, go_on
 from .store import Record
 
 if TYPE_CHECKING:
-    from .store import Store
+    from collections.abc import AsyncIterator
+
+    from .store import AsyncStore, Store
+
+    AnyStore: TypeAlias = Store | AsyncStore
 
 __all__ = [
     "Exported",
     "Moved",
     "Progress",
     "copy",
+    "copy_async",
     "differences",
+    "differences_async",
     "export",
+    "export_async",
     "export_file",
+    "export_file_async",
     "import_file",
+    "import_file_async",
+    "migrate",
+    "migrate_async",
     "total",
+    "total_async",
 ]
 
 Page: TypeAlias = tuple[Path, list[Record]]
@@ -55,11 +74,6 @@ Page: TypeAlias = tuple[Path, list[Record]]
 Progress: TypeAlias = Callable[[str, int, int | None], object]
 """Called now and then with what is being done, how many more entries (bytes, for `"checking"`) are, and how many there
 are in all, if that is known."""
-
-PAGE: Final = 500
-"""How many entries travel together at most."""
-PAGE_BYTES: Final = 1 << 20
-"""Pages get shorter where the values of one come to more bytes than this."""
 
 _FIRST_LINE_MAX: Final = 1_024  # what is longer is no export, and need not be read to its end
 _SAME_MS: Final = 1_000
@@ -103,27 +117,24 @@ def same(a: Record, b: Record) -> bool:
     return a.value == b.value and abs(a.expires_at - b.expires_at) <= _SAME_MS
 
 
-def next_limit(limit: int, page: list[Record]) -> int:
-    """Give how many entries to read next, so that large values do not fill the memory."""
-    size = sum(len(record.value) for record in page)
-    return min(PAGE, limit * 2) if size < PAGE_BYTES else max(1, len(page) * PAGE_BYTES // (2 * size))
-
-
 # reading a store
 
 
 def _base(store: Store) -> BaseStore:
-    if not isinstance(store, BaseStore):
-        raise TypeError(f"kv.transfer moves stores that are a kv.base.BaseStore, and not {type(store).__name__}")
-    return store
+    if not isinstance(store, BaseStore | Lowered):
+        hint = "; the functions that end in _async take those too" if hasattr(store, "aclose") else ""
+        raise TypeError(f"kv.transfer moves stores that are a kv.base.BaseStore, and not {type(store).__name__}{hint}")
+    return cast("BaseStore", store)
 
 
 def _walk(store: BaseStore, start: Path = ()) -> Iterator[tuple[Path, BaseStore]]:
     """Give every namespace from `start` on, in order: a namespace before those inside it, the names sorted."""
+    root = store._gather()
     todo: list[Path] = [()]
     while todo:
+        go_on()
         path = todo.pop()
-        here = _at(store, path)
+        here = _at(root, path)
         if path >= start:
             yield path, here
         elif start[: len(path)] != path:  # it and all below it come before `start`
@@ -139,18 +150,21 @@ def _at(store: BaseStore, path: Path) -> BaseStore:
 
 def _pages(store: BaseStore, after: tuple[Path, str] = ((), "")) -> Iterator[Page]:
     """Give the entries of every namespace, in order, that come after the one named."""
-    limit = 1  # nothing is known of how large the values are
     for path, here in _walk(store, after[0]):
-        last = (after[1] or None) if path == after[0] else None
-        while page := here._dump(last, limit):
+        for page in here._records((after[1] or None) if path == after[0] else None):
+            go_on()
             yield path, page
-            last = page[-1].key
-            limit = next_limit(limit, page)
 
 
 def total(store: Store) -> int:
     """Count the live entries of the store and of every namespace below it."""
     return sum(here.count() for _, here in _walk(_base(store)))
+
+
+async def total_async(store: AnyStore) -> int:
+    """See `total`."""
+    with Aside() as aside:
+        return await aside.run(total, aside.lower(store))
 
 
 # export
@@ -171,6 +185,12 @@ def export(store: Store, out: IO[bytes], *, progress: Progress | None = None) ->
     out.write(writer.begin())
     _export(_base(store), out, writer, ((), ""), progress)
     return Exported(writer.entries, 0)
+
+
+async def export_async(store: AnyStore, out: IO[bytes], *, progress: Progress | None = None) -> Exported:
+    """See `export`."""
+    with Aside() as aside:
+        return await aside.run(export, aside.lower(store), out, progress=progress)
 
 
 def export_file(
@@ -197,7 +217,7 @@ def export_file(
     if os.path.exists(final) and not os.path.isfile(final):
         raise ConfigError(f"{os.fspath(path)} is not a regular file; to write to it use the standard output")
     part, origin = f"{final}.part", f"{final}.part.of"
-    with locked(part, PAGE_BYTES) as file:
+    with locked(part, TRAVEL_BYTES) as file:
         writer = Writer()
         reader = Reader(f"{os.fspath(path)}.part")
         if resume and os.fstat(file.fileno()).st_size:
@@ -224,6 +244,14 @@ def export_file(
         os.replace(part, final)  # under the lock, so that no other export has begun to write to it
     sync_folder(os.path.dirname(final))
     return Exported(writer.entries, reader.entries)
+
+
+async def export_file_async(
+    store: AnyStore, path: str | os.PathLike[str], *, resume: bool = False, progress: Progress | None = None
+) -> Exported:
+    """See `export_file`."""
+    with Aside() as aside:
+        return await aside.run(export_file, aside.lower(store), path, resume=resume, progress=progress)
 
 
 def _export(
@@ -279,7 +307,8 @@ def import_file(
     """Store the entries of an export.
 
     The file is checked as a whole before anything is written. The entries are then stored in batches, each all or
-    nothing. An import that was interrupted is completed by running it again.
+    nothing where the store can (not across the slots of a Redis Cluster). An import that was interrupted is completed
+    by running it again.
 
     Args:
         store: the store, or a namespace of one, for the root of the export.
@@ -297,7 +326,9 @@ def import_file(
     base = _base(store)
     if not file.seekable():
         with tempfile.TemporaryFile() as spooled:
-            shutil.copyfileobj(file, spooled, PAGE_BYTES)
+            for data in iter(partial(file.read, TRAVEL_BYTES), b""):
+                go_on()
+                spooled.write(data)
             return import_file(base, spooled, name=name, replace=replace, resume=resume, progress=progress)
     entries = 0
     try:
@@ -306,7 +337,27 @@ def import_file(
             entries += len(records)
     except CorruptData as e:
         raise CorruptData(f"{e}; nothing has been imported") from e.__cause__
-    return _apply(partial(_read, file, name), base, "importing", entries, replace, resume, progress)
+    done = _apply(_read(file, name), base, "importing", entries, resume, progress)
+    if not replace:
+        return done
+    wanted = ((path, record.key) for path, records in _read(file, name) for record in live(records, wall_ms()))
+    return done._replace(deleted=_delete_rest(wanted, base, progress))
+
+
+async def import_file_async(
+    store: AnyStore,
+    file: IO[bytes],
+    *,
+    name: str = "the export",
+    replace: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Moved:
+    """See `import_file`. Cancelled while it reads a pipe, it waits for what comes next there."""
+    with Aside() as aside:
+        return await aside.run(
+            import_file, aside.lower(store), file, name=name, replace=replace, resume=resume, progress=progress
+        )
 
 
 def copy(
@@ -319,6 +370,9 @@ def copy(
 ) -> Moved:
     """Store the entries of one store, and of every namespace below it, in another.
 
+    In batches, as `import_file` does. A copy that was interrupted is completed by running it again. To move a store that
+    is written to meanwhile, see `migrate`.
+
     Args:
         source: the store to read, or a namespace of one.
         target: the store to write to, or a namespace of one; it must not overlap the source.
@@ -326,9 +380,62 @@ def copy(
         resume: see `import_file`.
         progress: see `Progress`.
     """
-    base = _base(source)
-    count = total(base) if progress else None
-    return _apply(partial(_pages, base), _base(target), "copying", count, replace, resume, progress)
+    old, new = _base(source), _base(target)
+    count = total(old) if progress else None
+    done = _apply(_pages(old), new, "copying", count, resume, progress)
+    if not replace:
+        return done
+    wanted = ((path, key) for path, here in _walk(old) for keys in here._pages("") for key in keys)
+    return done._replace(deleted=_delete_rest(wanted, new, progress))
+
+
+async def copy_async(
+    source: AnyStore,
+    target: AnyStore,
+    *,
+    replace: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Moved:
+    """See `copy`."""
+    with Aside() as aside:
+        old, new = aside.lower(source), aside.lower(target)
+        return await aside.run(copy, old, new, replace=replace, resume=resume, progress=progress)
+
+
+def migrate(source: Store, target: Store, *, progress: Progress | None = None) -> Moved:
+    """Make the target, with every namespace below it, like the source, while an application goes on writing to the source.
+
+    Each call is one pass, which writes what differs and deletes what the source does not have: it is `copy` with
+    `resume` and `replace`. To move an application:
+
+    1. `migrate`: most is carried while the application writes to the source;
+    2. stop what writes, or make the application read-only;
+    3. `migrate` again: only what has changed is carried;
+    4. see that `differences(source, target, extra=True)` names nothing;
+    5. give the application the URL of the target.
+
+    What a pass cannot know:
+
+    * No backend keeps a log of changes. So a pass reads all of both stores, however little has changed.
+    * What is written to the source behind the place that a pass has come to is not carried until the next one; of Redis,
+      whose keys are gathered first, nor is what is new since then.
+    * What is written to the target meanwhile is not kept: what differs from the source is overwritten, and what is not
+      in the source is deleted. So let nothing else write there before the last pass is done.
+    * Deadlines within a second of each other count as equal: some engines tell the time that is left, and not the
+      deadline.
+
+    Args:
+        source: the store to read, or a namespace of one.
+        target: the store to write to, or a namespace of one; it must not overlap the source.
+        progress: see `Progress`.
+    """
+    return copy(source, target, replace=True, resume=True, progress=progress)
+
+
+async def migrate_async(source: AnyStore, target: AnyStore, *, progress: Progress | None = None) -> Moved:
+    """See `migrate`."""
+    return await copy_async(source, target, replace=True, resume=True, progress=progress)
 
 
 def differences(
@@ -360,6 +467,17 @@ def differences(
             elif not same(a[2], b[2]):
                 yield f"{_name(a)} has another deadline"
             a, b = next(left, None), next(right, None)
+
+
+async def differences_async(
+    source: AnyStore, target: AnyStore, *, extra: bool = False, progress: Progress | None = None
+) -> AsyncIterator[str]:
+    """See `differences`."""
+    with Aside() as aside:
+        found = differences(aside.lower(source), aside.lower(target), extra=extra, progress=progress)
+        while some := await aside.run(lambda: [*islice(found, PAGE)]):
+            for difference in some:
+                yield difference
 
 
 def _entries(store: BaseStore, progress: Progress | None = None) -> Iterator[tuple[Path, str, Record]]:
@@ -395,7 +513,8 @@ def _read(file: IO[bytes], name: str, progress: Progress | None = None) -> Itera
         entry = reader.line(data)
         if entry is None:
             continue
-        if entry[0] != path or len(page) >= PAGE or size >= PAGE_BYTES:
+        if entry[0] != path or len(page) >= PAGE or size >= TRAVEL_BYTES:
+            go_on()
             if page:
                 yield path, page
             if progress:
@@ -409,56 +528,40 @@ def _read(file: IO[bytes], name: str, progress: Progress | None = None) -> Itera
 
 
 def _apply(
-    pages: Callable[[], Iterable[Page]],
-    store: BaseStore,
-    step: str,
-    count: int | None,
-    replace: bool,
-    resume: bool,
-    progress: Progress | None,
+    pages: Iterable[Page], store: BaseStore, step: str, count: int | None, resume: bool, progress: Progress | None
 ) -> Moved:
-    entries = stored = alike = expired = deleted = 0
-    after: tuple[Path, str] = ((), "")
-    for path, records in pages():
+    entries = stored = alike = expired = 0
+    for path, records in pages:
         there = _at(store, path)
         wanted = live(records, wall_ms())
         entries += len(records)
         expired += len(records) - len(wanted)
         if resume and wanted:
-            changed = _differing(there, wanted, after[1] if after[0] == path else "")
+            changed = _differing(there, wanted)
             alike += len(wanted) - len(changed)
             wanted = changed
-            after = (path, records[-1].key)
         if wanted:
             there._load(wanted)
             stored += len(wanted)
         if progress:
             progress(step, len(records), count)
-    if replace:
-        deleted = _delete_rest(pages, store, progress)
-    return Moved(entries, stored, alike, expired, deleted)
+    return Moved(entries, stored, alike, expired, 0)
 
 
-def _differing(store: BaseStore, records: list[Record], after: str) -> list[Record]:
-    """Give those that do not stand in the store as they are; `after` is less than all their keys."""
-    rest = {record.key: record for record in records}
-    last = max(after, records[0].key[:-1])  # between it and the first there is only what begins like the first
-    while last < records[-1].key and (page := store._dump(last or None, len(records))):
-        for found in page:
-            if found.key in rest and same(rest[found.key], found):
-                del rest[found.key]
-        last = page[-1].key
-    return list(rest.values())
+def _differing(store: BaseStore, records: list[Record]) -> list[Record]:
+    """Give those that do not stand in the store as they are."""
+    there = store._look([record.key for record in records])
+    return [record for record in records if record.key not in there or not same(record, there[record.key])]
 
 
-def _delete_rest(pages: Callable[[], Iterable[Page]], store: BaseStore, progress: Progress | None) -> int:
-    """Delete what the source does not have: both are walked in order, side by side."""
-    wanted = ((path, record.key) for path, records in pages() for record in live(records, wall_ms()))
+def _delete_rest(wanted: Iterator[tuple[Path, str]], store: BaseStore, progress: Progress | None) -> int:
+    """Delete what is not wanted: both are walked in order, side by side."""
     next_wanted = next(wanted, None)
     count = total(store) if progress else None
     deleted = 0
     for path, here in _walk(store):
         for keys in here._pages(""):
+            go_on()
             gone = []
             for key in keys:
                 while next_wanted and next_wanted < (path, key):

@@ -25,9 +25,14 @@ _BUILT_IN: Final = {
     "memory": "kv.backends.memory:BACKEND",
     "postgres": "kv.backends.postgres:BACKEND",
     "postgresql": "kv.backends.postgres:BACKEND",
+    "redis": "kv.backends.redis:BACKEND",
+    "redis+cluster": "kv.backends.redis:BACKEND",
+    "rediss": "kv.backends.redis:BACKEND",
+    "rediss+cluster": "kv.backends.redis:BACKEND",
     "sqlite": "kv.backends.sqlite:BACKEND",
+    "unix": "kv.backends.redis:BACKEND",
 }
-_EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute), postgresql://user:password@host/database"
+_EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute), postgresql://user:password@host/database, redis://host:6379/0"
 
 
 class URLStore(Protocol):

@@ -63,11 +63,16 @@ def check_compared(expected: Value | None, value: Value | None, key: str) -> tup
 def to_int(value: bytes, key: str) -> int:
     """Read a canonical decimal integer within 64 bits, or raise `NotAnInteger`."""
     if not _canonical(value) or not INT_MIN <= (number := int(value)) <= INT_MAX:
-        raise NotAnInteger(
-            f"the value of {key!r} is not a canonical decimal integer within 64 bits, like b'42' or b'-7'; "
-            "increment() left it as it was"
-        )
+        raise not_an_integer(key)
     return number
+
+
+def not_an_integer(key: str) -> NotAnInteger:
+    """The error for a value that `increment` cannot add to."""
+    return NotAnInteger(
+        f"the value of {key!r} is not a canonical decimal integer within 64 bits, like b'42' or b'-7'; "
+        "increment() left it as it was"
+    )
 
 
 def check_amount(amount: object, key: str) -> int:
@@ -80,8 +85,13 @@ def check_amount(amount: object, key: str) -> int:
 def check_sum(number: int, key: str) -> int:
     """Give the number, or raise `IntegerOverflow` where it leaves 64 bits."""
     if not INT_MIN <= number <= INT_MAX:
-        raise IntegerOverflow(f"increment({key!r}) would leave the 64 bits of a signed integer; nothing has changed")
+        raise overflow(key)
     return number
+
+
+def overflow(key: str) -> IntegerOverflow:
+    """The error for a sum, or an amount, that leaves 64 bits."""
+    return IntegerOverflow(f"increment({key!r}) would leave the 64 bits of a signed integer; nothing has changed")
 
 
 class Unchanged(Exception):

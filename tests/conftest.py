@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from itertools import count
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import servers
+from redis import Redis, RedisCluster
 
 import kv
 from kv import transfer
@@ -37,23 +40,28 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis", "cluster"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], kv.Store]]:
     """Makes empty stores of one backend."""
     made: list[kv.Store] = []
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    kind = request.param
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/"}.get(kind) or request.getfixturevalue(
+        f"{kind}_url"
+    )
 
     def one() -> kv.Store:
-        path = tmp_path / f"{len(made)}.db"
+        n = len(made)
         made.append(
-            kv.open({"memory": "memory://", "sqlite": f"sqlite:///{path}"}.get(request.param, f"{url}_{len(made)}"))
+            kv.open(
+                {"memory": url, "sqlite": f"{url}{n}.db", "postgres": f"{url}_{n}"}.get(kind, f"{url}&namespace=s{n}")
+            )
         )
         return made[-1]
 
     yield one
     for n, store in enumerate(made):
         store.close()
-        if url:
+        if kind == "postgres":
             request.getfixturevalue("admin").execute(f"DROP TABLE {url.rpartition('=')[2]}_{n}")
 
 
@@ -99,13 +107,13 @@ def admin(postgres: servers.Server) -> Iterator[Admin]:
         yield connection
 
 
-_tables = count()
+_numbers = count()
 
 
 @pytest.fixture
 def table(admin: Admin) -> Iterator[str]:
     """The name of a table that nobody has."""
-    name = f"kv_{os.getpid()}_{next(_tables)}"
+    name = f"kv_{os.getpid()}_{next(_numbers)}"
     yield name
     admin.execute(f'DROP TABLE IF EXISTS "{name}"')
 
@@ -114,3 +122,61 @@ def table(admin: Admin) -> Iterator[str]:
 def postgres_url(postgres: servers.Server, table: str) -> str:
     """Where a new, empty store may be made in PostgreSQL."""
     return f"{postgres.url}?table={table}"
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[servers.Server]:
+    """A Redis for all tests of this process, which leave it as it is."""
+    server = servers.redis()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_admin(redis: servers.Server) -> Iterator[Redis]:
+    """A client of it, to look with."""
+    with Redis.from_url(redis.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[servers.Server]:
+    """A Redis Cluster for all tests of this process, which leave it as it is."""
+    server = servers.cluster()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_admins(cluster: servers.Server) -> Iterator[list[Redis]]:
+    """A client of each of its primaries, to look with."""
+    url = urlsplit(cluster.url)
+    one = url._replace(scheme=url.scheme.removesuffix("+cluster"), netloc=url.netloc.partition(",")[0])
+    with RedisCluster.from_url(one.geturl()) as client:
+        yield [client.get_redis_connection(node) for node in client.get_primaries()]
+
+
+@contextlib.contextmanager
+def _empty(url: str, primaries: list[Redis]) -> Iterator[str]:
+    """Where a new, empty store may be made, which is gone afterwards."""
+    prefix = f"kv{os.getpid()}_{next(_numbers)}"
+    yield f"{url}?prefix={prefix}"
+    for client in primaries:
+        with client.pipeline(transaction=False) as pipeline:
+            for key in client.scan_iter(f"{prefix}:*", count=1_000_000):
+                pipeline.unlink(key)
+            pipeline.execute()
+
+
+@pytest.fixture
+def redis_url(redis: servers.Server, redis_admin: Redis) -> Iterator[str]:
+    """Where a new, empty store may be made in Redis."""
+    with _empty(redis.url, [redis_admin]) as url:
+        yield url
+
+
+@pytest.fixture
+def cluster_url(cluster: servers.Server, cluster_admins: list[Redis]) -> Iterator[str]:
+    """Where a new, empty store may be made in a Redis Cluster."""
+    with _empty(cluster.url, cluster_admins) as url:
+        yield url

@@ -53,6 +53,10 @@ TREE: Contents = {
     ("a:b", "empty above"): {"k": (b"4", None)},
     ("日本",): {"k": (b"5", LATER)},
 }
+MANY: Contents = {
+    (): {f"{n:05}": (b"%d" % n, None) for n in range(2_000)},
+    ("n",): {f"{n:05}": (b"", LATER + n) for n in range(0, 2_000, 2)},
+}
 SMALL: Contents = {
     (): {"greeting": (b"hello", None), "logo": (b"\x89PNG", LATER)},
     ("tenant1", "cache"): {"a": ("é\n".encode(), None)},
@@ -79,7 +83,7 @@ def fill(store: kv.Store, tree: Contents) -> kv.Store:
 
 def contents(store: kv.Store, path: tuple[str, ...] = ()) -> Contents:
     here = at(store, path)
-    found = {key: (value, until) for key, value, until in here._dump(None, 10_000)}
+    found = {key: (value, until) for page in here._records(None) for key, value, until in page}
     tree: Contents = {path: found} if found else {}
     for name in here.namespaces():
         tree |= contents(store, (*path, name))

@@ -303,23 +303,33 @@ def test_compact_verify_backup_ddl() -> None:
     failed(call("backup", "x.db", "-u", "memory://"), "memory:// has no backup", "export")
 
 
-def test_every_verb_works_on_postgresql(postgres_url: str, table: str) -> None:
-    failed(call("stats", postgres_url), f'no table "{table}"', "kv ddl")
-    assert call("set", "k", "v", "-u", postgres_url).code == 0
-    assert call("set", "gone", "v", "--ttl", "1ms", "-u", postgres_url).code == 0
-    assert call("get", "k", "-u", postgres_url).out == b"v"
-    wait_for(lambda: call("keys", "-u", postgres_url).lines == ["k"])
-    assert call("cleanup", postgres_url) == (0, b"1\n", "")
-    assert "backend      postgresql" in call("stats", postgres_url).lines
-    assert call("verify", postgres_url) == (0, b"", "kv: read everything, all is well\n")
-    assert call("compact", postgres_url) == (0, b"", "")
-    assert call("copy", postgres_url, "sqlite:///copy.db", "--verify").code == 0
+@pytest.mark.parametrize("server", ["postgres", "redis", "cluster"])
+def test_every_verb_works_on_a_server(server: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(f"{server}_url")
+    redis = server != "postgres"  # which needs no table, and removes by itself what has expired
+    if not redis:
+        failed(call("stats", url), "no table", "kv ddl")
+    assert call("set", "k", "v", "-u", url).code == 0
+    assert call("set", "gone", "v", "--ttl", "1ms", "-u", url).code == 0
+    assert call("get", "k", "-u", url).out == b"v"
+    wait_for(lambda: call("keys", "-u", url).lines == ["k"])
+    assert call("cleanup", url) == (0, b"0\n" if redis else b"1\n", "")
+    assert f"backend      {'redis' if redis else 'postgresql'}" in call("stats", url).lines
+    assert call("verify", url) == (0, b"", "kv: read everything, all is well\n")
+    assert call("compact", url) == (0, b"", "")
+    assert call("copy", url, "sqlite:///copy.db", "--verify").code == 0
     assert call("get", "k", "-u", "sqlite:///copy.db").out == b"v"
-    assert call("export", "-o", "out.jsonl", "-u", postgres_url).code == 0
-    assert call("clear", "--yes", "-u", postgres_url).code == 0
-    assert call("import", "out.jsonl", "-u", postgres_url).code == 0
-    assert call("get", "k", "-u", postgres_url).out == b"v"
-    failed(call("get", "k", "-u", "postgresql://u:s3cret@127.0.0.1:1/x"), "u:***@", "cannot be reached")
+    assert call("export", "-o", "out.jsonl", "-u", url).code == 0
+    assert call("clear", "--yes", "-u", url).code == 0
+    assert call("import", "out.jsonl", "-u", url).code == 0
+    assert call("get", "k", "-u", url).out == b"v"
+    if redis:
+        failed(call("ddl", url), "has no schema")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "redis", "redis+cluster"])
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(scheme: str) -> None:
+    failed(call("get", "k", "-u", f"{scheme}://u:s3cret@127.0.0.1:1/0"), "u:***@", "cannot be reached")
 
 
 def test_verify_names_what_is_wrong() -> None:

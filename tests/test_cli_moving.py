@@ -106,6 +106,22 @@ def test_copy() -> None:
     assert call("export", "-u", "sqlite:///new.db").out == db("export").out
 
 
+def test_a_store_in_use_is_moved() -> None:
+    move = ("copy", "sqlite:///app.db", "sqlite:///new.db", "--resume", "--replace", "--verify")
+    for key in ("a", "b", "c"):
+        db("set", key, "1")
+    db("set", "k", "inside", "-n", "n")
+    assert ", 4 stored, 0 skipped as expired, 0 deleted\n" in call(*move).err
+    db("set", "b", "2")
+    db("set", "d", "1")
+    db("delete", "c")
+    db("delete", "k", "-n", "n")
+    answer = call(*move)
+    assert answer[:2] == (0, b"")
+    assert ", 2 stored, 1 there already, 0 skipped as expired, 2 deleted\ncompared: no difference\n" in answer.err
+    assert call("export", "-u", "sqlite:///new.db").out == db("export").out
+
+
 def test_copy_refuses_a_store_and_itself() -> None:
     db("set", "k", "v")
     for source, target in (

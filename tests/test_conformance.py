@@ -24,16 +24,21 @@ STORES: dict[str, Callable[[Path, str], Any]] = {
     "tiny": lambda _, __: TinyStore(),
     "async tiny": lambda _, __: AsyncTinyStore(),
 }
-POSTGRES: dict[str, Callable[[str], Any]] = {
-    "postgres": kv.open,
-    "async postgres": kv.open_async,
+SERVERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "postgres": ("postgres_url", kv.open),
+    "async postgres": ("postgres_url", kv.open_async),
+    "redis": ("redis_url", kv.open),
+    "async redis": ("redis_url", kv.open_async),
+    "cluster": ("cluster_url", kv.open),
+    "async cluster": ("cluster_url", kv.open_async),
 }
 
 
-@pytest.fixture(params=[*STORES, *POSTGRES])
+@pytest.fixture(params=[*STORES, *SERVERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param in POSTGRES:
-        return POSTGRES[request.param](request.getfixturevalue("postgres_url"))
+    if request.param in SERVERS:
+        url, opens = SERVERS[request.param]
+        return opens(request.getfixturevalue(url))
     # a view writes through the same calls, and needs no disk to sync in each of thousands of commits
     return STORES[request.param](tmp_path, "normal" if request.cls.view else "full")
 
@@ -60,3 +65,15 @@ class TestPostgresProcesses(ProcessConformance):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url
+
+
+class TestRedisProcesses(ProcessConformance):
+    @pytest.fixture
+    def url(self, redis_url: str) -> str:
+        return redis_url
+
+
+class TestClusterProcesses(ProcessConformance):
+    @pytest.fixture
+    def url(self, cluster_url: str) -> str:
+        return cluster_url

@@ -28,6 +28,7 @@ PAIRS = [
     (kv.MemoryStore, kv.AsyncMemoryStore),
     (kv.SQLiteStore, kv.AsyncSQLiteStore),
     (kv.PostgresStore, kv.AsyncPostgresStore),
+    (kv.RedisStore, kv.AsyncRedisStore),
 ]
 METHODS = sorted(name for name in vars(kv.Store) if not name.startswith("_"))
 
@@ -115,6 +116,8 @@ def database(admin: Any, postgres: Server, table: str) -> Iterator[str]:
 def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if "postgresql://localhost/app" in block:
         block = block.replace("postgresql://localhost/app", request.getfixturevalue("database"))
+    if "redis://localhost:6379/0" in block:
+        block = block.replace("redis://localhost:6379/0", request.getfixturevalue("redis_url"))
     # what a comment behind a call says it gives is what it gives
     checked = re.sub(
         r"^( *)(.*\S) +# (b\".*?\"|\[.*?\]|\d+|True)(?=[; ]|$).*$", r"\1assert \2 == \3", block, flags=re.MULTILINE

@@ -5,24 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from exports import LATER, SMALL, TREE, contents, exported, fill, load, signed
+from exports import LATER, MANY, SMALL, TREE, contents, exported, fill, load, signed
 from tiny import TinyStore
 
 import kv
 from kv import transfer
-from kv.base import BaseStore
 from kv.expiry import wall_ms
-from kv.store import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from exports import Contents
+    from kv.store import Record
 
 
 # how it is imported
@@ -91,12 +88,6 @@ class Recorder(kv.MemoryStore):
         if self.breaks_at == "delete":
             raise kv.Unavailable("gone")
         return super().delete_many(keys)
-
-
-MANY: Contents = {
-    (): {f"{n:05}": (b"%d" % n, None) for n in range(2_000)},
-    ("n",): {f"{n:05}": (b"", LATER + n) for n in range(0, 2_000, 2)},
-}
 
 
 def test_a_resumed_import_writes_only_what_differs(memory: kv.Store) -> None:
@@ -332,67 +323,3 @@ def test_a_backend_that_writes_nothing_for_it_is_moved_too(memory: kv.Store) -> 
         store.delete("one more")
         assert transfer.copy(store, memory, resume=True, replace=True) == (21, 0, 21, 0, 1)
     assert contents(memory) == TREE
-
-
-# memory and progress
-
-
-def test_large_values_do_not_fill_the_memory(tmp_path: Path) -> None:
-    with kv.open(f"sqlite:///{tmp_path}/a.db") as store, kv.open(f"sqlite:///{tmp_path}/b.db") as other:
-        for n in range(24):
-            store.set(f"{n:03}", bytes(1 << 20))
-        tracemalloc.start()
-        try:
-            transfer.export_file(store, tmp_path / "out")
-            with open(tmp_path / "out", "rb") as file:
-                transfer.import_file(other, file)
-            transfer.copy(store, other, resume=True, replace=True)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert contents(other) == contents(store)
-        assert peak < 32 << 20
-
-
-def test_pages_follow_the_size_of_values() -> None:
-    small, large = [Record("k", bytes(10), None)] * 100, [Record("k", bytes(1 << 19), None)] * 16
-    assert transfer.next_limit(100, small) == 200
-    assert transfer.next_limit(500, small) == transfer.PAGE
-    assert transfer.next_limit(16, large) == 1
-    assert transfer.next_limit(1, large[:1]) == 2
-
-
-def test_progress_adds_up(tmp_path: Path, memory: kv.Store) -> None:
-    seen: dict[str, tuple[int, int | None]] = {}
-
-    def progress(step: str, done: int, total: int | None) -> None:
-        seen[step] = (seen.get(step, (0, 0))[0] + done, total)
-
-    fill(memory, MANY)
-    transfer.export_file(memory, tmp_path / "out", progress=progress)
-    assert seen == {"exporting": (3_000, 3_000)}
-    with kv.open("memory://") as store, open(tmp_path / "out", "rb") as file:
-        transfer.import_file(store, file, replace=True, progress=progress)
-        assert seen["importing"] == (3_000, 3_000)
-        assert seen["deleting the rest"] == (3_000, 3_000)
-        checked, size = seen["checking"]
-        assert size == os.path.getsize(tmp_path / "out")
-        assert size * 0.7 < checked <= size
-        transfer.copy(store, memory, progress=progress)
-        list(transfer.differences(store, memory, progress=progress))
-    assert seen["copying"] == seen["comparing"] == (3_000, 3_000)
-    assert transfer.total(memory) == 3_000
-
-
-def test_a_page_that_expires_while_it_is_read_is_not_the_end() -> None:
-    class Store(kv.MemoryStore):
-        _dump = BaseStore._dump  # the derived one
-
-        def ttl(self, key: str) -> float | None:
-            if key == "a":
-                self.delete("a")  # as if its deadline came just now
-            return super().ttl(key)
-
-    with Store() as store:
-        store.set_many({"a": b"1", "b": b"2"})
-        assert store._dump(None, 1) == [Record("b", b"2", None)]

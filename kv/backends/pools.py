@@ -248,8 +248,9 @@ class Pool(ABC, Generic[S]):
 
     def close(self) -> None:
         """Close what nobody uses; the rest when it is given back."""
-        for waiter in [*self.waiters]:  # to see that it is closed
-            waiter.put(None)
+        with suppress(IndexError):
+            while True:
+                self.waiters.popleft().put(None)  # to see that it is closed
         _close_idle(self.idle)
 
     def before_fork(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kv import transfer
+from kv.base import TRAVEL_BYTES
 from kv.errors import ConfigError
 
 from .output import counted, found, progress_bar, say, write_line
@@ -88,7 +89,7 @@ def import_(store: Store, file: str | None, replace: bool, resume: bool) -> None
                 store, sys.stdin.buffer, name="standard input", replace=replace, resume=resume, progress=progress
             )
         else:
-            with open(file, "rb", buffering=transfer.PAGE_BYTES) as opened:
+            with open(file, "rb", buffering=TRAVEL_BYTES) as opened:
                 done = transfer.import_file(store, opened, name=file, replace=replace, resume=resume, progress=progress)
     _tell("imported", done, began)
 
@@ -106,6 +107,9 @@ def copy(source: str, target: str, replace: bool, resume: bool, verify: bool) ->
 
     \b
       kv copy sqlite:///app.db 'sqlite:///all.db?namespace=app' --verify
+
+    A store in use is moved with --resume --replace: once while it is written to, and again when that has stopped,
+    which carries only what has changed since, deletions too. Then --verify, and give the application the new URL.
     """
     source_place, target_place = plain_place(source), plain_place(target)
     if reason := overlap(source_place, target_place):

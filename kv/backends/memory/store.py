@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, over
 
 from kv import options
 from kv.backends.locks import holding
-from kv.base import PAGE, BaseStore
+from kv.base import PAGE, TRAVEL_BYTES, BaseStore
 from kv.errors import ConfigError, Conflict
 from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms
 from kv.keys import Listing, check_key, check_keys, check_limit
@@ -335,12 +335,26 @@ class MemoryStore(BaseStore):
 
     # travelling, see kv.transfer
 
+    _first_page = PAGE
+
     def _dump(self, after: str | None, limit: int) -> list[Record]:
         self._memory.check_open()
-        return [
-            Record(key, value, None if deadline is None else -(-(deadline + UNIX) // 1_000_000))
-            for key, value, deadline in islice(self._walk(Listing(after=after)), limit)
-        ]
+        page, size = [], 0
+        for key, value, deadline in islice(self._walk(Listing(after=after)), limit):
+            page.append(_record(key, value, deadline))
+            size += len(value)
+            if size >= TRAVEL_BYTES:
+                break
+        return page
+
+    def _look(self, keys: list[str]) -> dict[str, Record]:
+        with self._memory.lock:
+            self._memory.check_open()
+            live = live_entries(self._entries(keys))
+        return {
+            key: _record(key, entry, None) if isinstance(entry, bytes) else _record(key, entry[1], entry[0])
+            for key, entry in live.items()
+        }
 
     def _load(self, records: Iterable[Record]) -> None:
         entries: dict[str, Entry] = {}
@@ -354,6 +368,10 @@ class MemoryStore(BaseStore):
         with self._memory.lock:
             self._memory.check_open()
             self._memory.write(self._table, entries)
+
+
+def _record(key: str, value: bytes, deadline: int | None) -> Record:
+    return Record(key, value, None if deadline is None else -(-(deadline + UNIX) // 1_000_000))
 
 
 class AsyncMemoryStore(AsyncFromSync):

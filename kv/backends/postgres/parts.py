@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kv import options
+from kv.base import PAGE
 from kv.errors import ConfigError, CorruptData
 from kv.expiry import KEEP_TTL, update_ttl_ms
-from kv.keys import check_key
+from kv.keys import Listing, check_key
 from kv.store import Record, Stats
 from kv.url import hide
 from kv.values import check_amount, check_compared, check_sum, check_value, to_int
@@ -75,6 +76,7 @@ class Parts:
 
     url_options: ClassVar[Mapping[str, options.Check]] = _OPTIONS
     url_parameters: ClassVar[tuple[str, ...]] = address.PARAMETERS
+    _first_page: ClassVar[int] = PAGE
     _path: tuple[str, ...]
     _settings: Settings
     _sql: Statements
@@ -143,7 +145,16 @@ class Parts:
     def _clash(self) -> CorruptData:
         return clash(self._settings.shown, self._settings.table.name)
 
-    def _records(self, records: Iterable[Record]) -> list[Step]:
+    # travelling, see kv.transfer
+
+    def _dumping(self, after: str | None, limit: int) -> Step:
+        bounds, args = self._rows.range(Listing(after=after))
+        return self._sql.dump(limit, bounds), args
+
+    def _looking(self, keys: list[str]) -> Step:
+        return self._sql.look, self._rows.many(self._rows.ordered(keys))
+
+    def _loading(self, records: Iterable[Record]) -> list[Step]:
         checked = {check_key(key): (check_value(value, key), until) for key, value, until in records}
         return self._rows.loaded(checked)
 
@@ -151,6 +162,11 @@ class Parts:
 def said(row: Any) -> bool:
     """What a statement said in the only column of its only row; False where it has none."""
     return row is not None and bool(row[0])
+
+
+def records_of(rows: Iterable[Any]) -> list[Record]:
+    """The entries of rows with a deadline in milliseconds since 1970."""
+    return [Record(key, value, None if until is None else int(until)) for key, value, until in rows]
 
 
 def refuse(current: bytes | None, amount: int, key: str) -> None:

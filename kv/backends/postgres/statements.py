@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kv.base import TRAVEL_BYTES
+
 BATCH: Final = 2_000
 """So many rows `cleanup` and `clear` remove in a transaction at most."""
 PAGE_BYTES: Final = 4_000_000
@@ -29,6 +31,7 @@ _SAME = "s.namespace = excluded.namespace AND s.key = excluded.key"
 # The same where a row that is not written may have another reason: a clash divides by zero, which `errors.py` knows.
 _SURELY = f"CASE WHEN {_SAME} THEN true ELSE 1 / (s.key_hash - excluded.key_hash) = 0 END"
 _LEFT = "date_part('epoch', s.expires_at - statement_timestamp()) * 1000"
+_DEADLINE = "ceil(date_part('epoch', s.expires_at) * 1000)"  # in milliseconds since 1970
 
 
 def _until(ms: str) -> str:
@@ -137,6 +140,7 @@ class Statements:
         # many
         asked = f"FROM {_ASKED} JOIN {table} AS s ON {_MINE}"
         self.get_many = f"SELECT s.key, s.value {asked} WHERE {_SEEN}"
+        self.look = f"SELECT s.key, s.value, {_DEADLINE} {asked} WHERE {_SEEN}"
         self.lock_many = (  # also what is missing: a placeholder that has expired, for nobody to see
             f"{into} SELECT a.h, a.c, $4, a.k, '', '-infinity', NULL, statement_timestamp() FROM {_ASKED} "
             f"ON CONFLICT (key_hash, key_check) DO UPDATE SET value = s.value WHERE NOT {_SURELY}"
@@ -250,18 +254,18 @@ class Statements:
 
     def scan(self, limit: int, bounds: Bounds) -> str:
         """The entries of the range, the milliseconds they have left with them, and no more bytes than a page may have."""
-        return self._by_bytes(_LEFT, limit, bounds)
+        return self._by_bytes(_LEFT, limit, bounds, PAGE_BYTES)
 
     def dump(self, limit: int, bounds: Bounds) -> str:
         """The entries from `$2` on, with their deadlines in milliseconds since 1970."""
-        return self._by_bytes("ceil(date_part('epoch', s.expires_at) * 1000)", limit, bounds)
+        return self._by_bytes(_DEADLINE, limit, bounds, TRAVEL_BYTES)
 
-    def _by_bytes(self, third: str, limit: int, bounds: Bounds) -> str:
+    def _by_bytes(self, third: str, limit: int, bounds: Bounds, most: int) -> str:
         page = self._page(f"s.key, s.value, {third} AS third", limit, bounds)
         return (
             "SELECT key, value, third FROM (SELECT key, value, third, sum(octet_length(value)) OVER (ORDER BY key "
             f"ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM ({page}) AS page) AS page "
-            f"WHERE before IS NULL OR before < {PAGE_BYTES} ORDER BY key"
+            f"WHERE before IS NULL OR before < {most} ORDER BY key"
         )
 
     def count(self, bounds: Bounds) -> str:

@@ -9,12 +9,11 @@ from kv.base import PAGE, AsyncBaseStore, BaseStore, leading
 from kv.errors import CorruptData
 from kv.expiry import KEEP_TTL, ttl_ms
 from kv.keys import Listing, check_keys, check_limit
-from kv.store import Record, Stats
 from kv.url import Backend
 from kv.values import check_items
 
 from .errors import no_driver
-from .parts import Parts, Settings, refuse, said, stats_of
+from .parts import Parts, Settings, records_of, refuse, said, stats_of
 from .rows import FIRST_ROW, Rows, array_literal, ended, inside, ms, page_of, wrong
 from .statements import BATCH
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from kv.expiry import TTL, Ages, Keep
-    from kv.store import Value
+    from kv.store import Record, Stats, Value
     from kv.values import ManyFn
 
     from . import through_asyncpg, through_psycopg
@@ -290,12 +289,13 @@ class PostgresStore(Parts, BaseStore):
     # travelling, see kv.transfer
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        bounds, args = self._rows.range(Listing(after=after))
-        rows = self._db.rows((self._sql.dump(limit, bounds), args))
-        return [Record(key, value, None if until is None else int(until)) for key, value, until in rows]
+        return records_of(self._db.rows(self._dumping(after, limit)))
+
+    def _look(self, keys: list[str]) -> dict[str, Record]:
+        return {record.key: record for record in records_of(self._db.rows(self._looking(keys)))}
 
     def _load(self, records: Iterable[Record]) -> None:
-        self._db.store(self._records(records))
+        self._db.store(self._loading(records))
 
 
 class AsyncPostgresStore(Parts, AsyncBaseStore):
@@ -532,6 +532,17 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         except CorruptData as e:
             found.append(str(e))
         return found
+
+    # travelling, see kv.transfer
+
+    async def _dump(self, after: str | None, limit: int) -> list[Record]:
+        return records_of(await self._db.rows(self._dumping(after, limit)))
+
+    async def _look(self, keys: list[str]) -> dict[str, Record]:
+        return {record.key: record for record in records_of(await self._db.rows(self._looking(keys)))}
+
+    async def _load(self, records: Iterable[Record]) -> None:
+        await self._db.store(self._loading(records))
 
 
 BACKEND: Final = Backend(PostgresStore, AsyncPostgresStore)

@@ -6,10 +6,11 @@ import json
 import math
 import os
 import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
 
 from kv import options
-from kv.base import PAGE, BaseStore, leading
+from kv.base import PAGE, TRAVEL_BYTES, BaseStore, leading
 from kv.errors import (
     ConfigError,
     ValueTooLarge,
@@ -73,12 +74,12 @@ _STATS = f"""
 _END = b""  # greater than any text, as every blob is
 
 
-def _page(cursor: sqlite3.Cursor) -> list[tuple[str, bytes, int | None]]:
+def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
         rows.append(row)
         size += len(row[1])
-        if size > PAGE_BYTES:
+        if size >= most:
             break
     return rows
 
@@ -166,8 +167,11 @@ class SQLiteStore(BaseStore):
         return default if row is None or _past(row[1]) else row[0]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        found = self._db.fetch(_MANY, (json.dumps(check_keys(keys)), self._ns), rows)
+        found = self._many(check_keys(keys))
         return {key: value for key, value, expires_at in found if not _past(expires_at)}
+
+    def _many(self, keys: list[str]) -> list[tuple[str, bytes, int | None]]:
+        return self._db.fetch(_MANY, (json.dumps(keys), self._ns), rows)
 
     def size(self, key: str) -> int | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
@@ -327,9 +331,14 @@ class SQLiteStore(BaseStore):
 
     # travelling, see kv.transfer
 
+    _first_page = PAGE
+
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), _page)
+        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), partial(_page, most=TRAVEL_BYTES))
         return [Record(*row) for row in page]
+
+    def _look(self, keys: list[str]) -> dict[str, Record]:
+        return {row[0]: Record(*row) for row in self._many(keys) if not _past(row[2])}
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [

@@ -1,0 +1,425 @@
+"""What the async store asks of Redis, through redis.asyncio. What the driver raises becomes ours here."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis import exceptions
+
+from kv.backends import pools
+from kv.errors import KVError
+
+from .commands import scan
+from .errors import DRIVER_ERRORS, connecting
+from .routing import ALONE, Address, Batch, Layout, Plan, Slots
+from .turns import AsyncTurns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kv.backends.pools import Life
+
+    from .commands import Command
+    from .server import Server
+
+
+class Session(pools.AsyncSession):
+    """A connection of redis.asyncio's in the hands of one operation."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def watch(self) -> None:
+        """Be able to see whether the server has ended the connection."""
+        socket = self.connection._writer.transport.get_extra_info("socket")
+        self._ended = pools.watched(socket.fileno())
+
+    def fresh(self) -> bool:
+        """Whether the connection is open, before anything is sent that nobody would know the fate of."""
+        connection = self.connection
+        return connection.is_connected and not connection._writer.is_closing() and not self._ended()
+
+    def usable(self) -> bool:
+        """Whether the connection may be used again after an operation."""
+        connected: bool = self.connection.is_connected
+        return connected
+
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        if self.connection.is_connected:
+            self.connection._parser.on_disconnect()
+            self.connection._close()
+
+    async def goodbye(self) -> None:
+        """Close the connection in good order."""
+        with suppress(*DRIVER_ERRORS):
+            await self.connection.disconnect()
+
+    def sever(self) -> None:
+        """Close the socket of a connection whose loop is closed."""
+        writer = self.connection._writer
+        self.connection._writer = self.connection._reader = None
+        transport = writer.transport
+        with suppress(RuntimeError):
+            transport.abort()  # says that it is closed, and would leave the rest to its loop
+        tls = getattr(transport, "_ssl_protocol", None)
+        (tls._transport if tls else transport)._call_connection_lost(None)
+
+    async def one(self, args: tuple[Any, ...]) -> Any:
+        """Send a command and give its answer; an error of the server's is raised."""
+        connection = self.connection
+        await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+        return await connection.read_response(disable_decoding=True)
+
+    async def several(self, sent: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands together and give their answers, errors of the server's among them."""
+        connection = self.connection
+        await connection.send_packed_command(connection.pack_commands(sent), check_health=False)
+        received: list[Any] = []
+        for _ in sent:
+            try:
+                received.append(await connection.read_response(disable_decoding=True))
+            except exceptions.ResponseError as e:
+                received.append(e)
+        return received
+
+
+def ended(connection: Any) -> bool:
+    """Whether the server has ended a connection of somebody else's, which nobody has watched."""
+    writer = connection._writer
+    return writer.is_closing() or pools.watched(writer.get_extra_info("socket").fileno())()
+
+
+class Source(Protocol):
+    """Where the sessions of one server come from."""
+
+    async def take(self) -> Session:
+        """Give a session, for one operation."""
+        ...
+
+    async def give(self, session: Session) -> None:
+        """Take it back, also where its connection is closed."""
+
+    async def close(self) -> None:
+        """Close what was opened here."""
+
+    async def leave(self) -> None:
+        """Close what was opened here in the loop that is running."""
+
+
+class Own(pools.AsyncPool[Session]):
+    """Connections of our own to one server."""
+
+    def __init__(self, make: Callable[[], Any], server: Server, life: Life) -> None:
+        super().__init__(shown=server.shown, most=server.most, timeout=server.timeout, life=life)
+        self._make = make
+
+    async def _connect(self) -> Session:
+        connection = self._make()
+        try:
+            await connection.connect()
+            session = Session(connection)
+            session.watch()
+        except DRIVER_ERRORS as e:
+            await connection.disconnect(nowait=True)
+            raise connecting(e, self.shown) from e
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return session
+
+
+class Borrowed:
+    """Connections of somebody else's pool to one server."""
+
+    def __init__(self, pool: Any, server: Server, life: Life) -> None:
+        self._pool = pool
+        self._shown = server.shown
+        self._life = life
+
+    async def take(self) -> Session:
+        self._life.check_open()
+        try:
+            session = Session(await self._pool.get_connection())
+            try:
+                if ended(session.connection):  # the pool sees what its loop has read, and no more
+                    await session.connection.disconnect(nowait=True)
+                    await session.connection.connect()
+            except BaseException:
+                await self.give(session)
+                raise
+        except DRIVER_ERRORS as e:
+            raise connecting(e, self._shown) from e
+        return session
+
+    async def give(self, session: Session) -> None:
+        await asyncio.shield(self._pool.release(session.connection))  # or who is cancelled twice would lose it
+
+    async def close(self) -> None:
+        pass
+
+    leave = close
+
+
+class NodePool:
+    """A node of somebody else's cluster client, as a pool."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    async def get_connection(self) -> Any:
+        connection = self._node.acquire_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)  # who comes next shall not read what was said while connecting
+            self._node.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        self._node.release(connection)
+
+
+class Database:
+    """What a store asks: commands to one server, or to those of a cluster."""
+
+    def __init__(self, server: Server, life: Life) -> None:
+        self.server = server
+        self.shown = server.shown
+        self.timeout = server.timeout
+        self.life = life
+        self.check_open = life.check_open
+        self.slots = Slots(server.seeds)
+        self.turns = AsyncTurns()
+        self._sources: dict[Address, Source] = {}
+        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+    async def open(self) -> None:
+        """Do what comes before the first operation."""
+        self.check_open()
+        async with self._opening.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            if not self.life.started:
+                await self._start()
+                self.life.started = True
+
+    async def _start(self) -> None:
+        """Connect, and see what is there."""
+        address = ALONE if self.slots.alone else await self.learn()
+        (said,) = await self.at(address, [("INFO",)])
+        self.server.judge(said)
+
+    async def _source(self, address: Address) -> Source:
+        source = self._sources.get(address)
+        if source is None:
+            pool = await self._lent(address)
+            made = Own(self.server.maker(address), self.server, self.life) if pool is None else None
+            source = self._sources.setdefault(address, made or Borrowed(pool, self.server, self.life))
+        return source
+
+    async def _lent(self, address: Address) -> Any:
+        client = self.server.client
+        if client is None or address == ALONE:
+            return getattr(client, "connection_pool", client)
+        await self._initialized()
+        if (node := client.get_node(*address)) is None:
+            await self._initialized(client.nodes_manager)
+            node = client.get_node(*address)
+        if node is None:
+            raise self.server.stranger(address)
+        return NodePool(node)
+
+    async def _initialized(self, what: Any = None) -> None:
+        """Have somebody else's client, or its manager of nodes, find out what there is."""
+        try:
+            await (what or self.server.client).initialize()
+        except DRIVER_ERRORS as e:
+            raise connecting(e, self.shown) from e
+
+    async def call(self, command: Command) -> Any:
+        """Send one command and give its answer."""
+        if not self.life.started:
+            await self.open()
+        if self.slots.stale:
+            await self.learn()
+        address = self.slots.of(command.name)
+        try:
+            source = self._sources.get(address) or await self._source(address)
+            session = await source.take()
+        except KVError as e:
+            return await self._go_on(command, e, sent=False)
+        try:
+            answer = await session.one(command.args)
+        except exceptions.ResponseError as e:
+            await source.give(session)
+            return await self._go_on(command, e)
+        except BaseException as e:
+            await source.give(session)
+            if not isinstance(e, DRIVER_ERRORS):
+                raise
+            return await self._go_on(command, e)
+        await source.give(session)
+        return answer
+
+    async def _go_on(self, command: Command, error: BaseException, *, sent: bool = True) -> Any:
+        """Go on with a command after what its first try met."""
+        plan = Plan([command], self.slots, self.shown, self.timeout)
+        (batch,) = plan.batches()
+        if isinstance(error, exceptions.ResponseError):
+            plan.took(batch, [error])
+        else:
+            plan.failed(batch, error, sent=sent)
+        return (await self._run(plan))[0]
+
+    async def calls(self, asked: Sequence[Command]) -> list[Any]:
+        """Send commands, those for one server together, and give their answers in turn. Not one step."""
+        if not self.life.started:
+            await self.open()
+        if not asked:
+            self.check_open()
+            return []
+        if len(asked) == 1:
+            return [await self.call(asked[0])]
+        return await self._run(Plan(asked, self.slots, self.shown, self.timeout))
+
+    async def _run(self, plan: Plan) -> list[Any]:
+        while True:
+            if plan.lost_its_way:
+                try:
+                    await self.learn()
+                except KVError as e:
+                    plan.give_up(e)
+            batches = plan.batches()
+            if not batches:
+                return plan.answers
+            if plan.wait:
+                await asyncio.sleep(plan.wait)
+            if len(batches) == 1:
+                await self._send(plan, batches[0])
+            else:
+                await all_of(self._send(plan, batch) for batch in batches)
+
+    async def _send(self, plan: Plan, batch: Batch) -> None:
+        try:
+            source = await self._source(batch.address)
+            session = await source.take()
+        except KVError as e:
+            plan.failed(batch, e, sent=False)
+            return
+        try:
+            received = await session.several(batch.sent)
+        except BaseException as e:
+            await source.give(session)
+            if not isinstance(e, DRIVER_ERRORS):
+                raise
+            plan.failed(batch, e, sent=True)
+            return
+        await source.give(session)
+        plan.took(batch, received)
+
+    async def at(self, address: Address, sent: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands that read to one server; a second time where the first is lost."""
+        source = await self._source(address)
+        for last in (False, True):
+            session = await source.take()
+            try:
+                received = await session.several(sent)
+                break
+            except DRIVER_ERRORS as e:
+                if last:
+                    raise connecting(e, self.shown) from e
+            finally:
+                await source.give(session)
+        for answer in received:
+            if isinstance(answer, exceptions.ResponseError):
+                raise connecting(answer, self.shown) from answer
+        return received
+
+    async def learn(self) -> Address:
+        """Ask one of the servers which are where, and give that one."""
+        error: KVError | None = None
+        if self.server.client is not None:
+            await self._initialized()
+            self.slots.seeds = self.server.nodes()
+        for address in self.slots.known:
+            try:
+                (answer,) = await self.at(address, [("CLUSTER", "SLOTS")])
+            except KVError as e:
+                self.check_open()
+                self.slots.doubt(address)
+                error = error or e
+                continue
+            self.slots.learn(answer, address)
+            if not self.slots.stale:
+                for gone in {*self._sources} - {*self.slots.known}:
+                    await self._sources[gone].close()
+                return address
+        raise self.server.unknown(error)
+
+    async def scan(self, pattern: bytes, *, strings: bool = True) -> set[bytes]:
+        """Give every key that matches, of every server, each once.
+
+        Where slots are on their way from one server to another, all are asked twice: a key that goes meanwhile is where
+        it was the first time, or where it is now the second.
+        """
+        found: set[bytes] = set()
+        before = await self._layout()
+        await self._scan(found, pattern, strings=strings)
+        if before.moving or await self._layout() != before:
+            await self._scan(found, pattern, strings=strings)
+        return found
+
+    async def _scan(self, found: set[bytes], pattern: bytes, *, strings: bool) -> None:
+        async def of(address: Address) -> None:
+            cursor: Any = b"0"
+            while True:
+                ((cursor, names),) = await self.at(address, [scan(cursor, pattern, strings=strings)])
+                found.update(names)
+                if cursor == b"0":
+                    return
+
+        await all_of(of(address) for address in self.slots.primaries)
+
+    async def _layout(self) -> Layout:
+        """Give which server has what now: of those that came lately no error tells."""
+        if not self.life.started:
+            await self.open()
+        self.check_open()
+        if self.slots.alone:
+            return Layout()
+        await self.learn()
+        said = await all_of(self.at(address, [("CLUSTER", "NODES")]) for address in self.slots.primaries)
+        return self.slots.layout(nodes for (nodes,) in said)
+
+    async def everywhere(self, *args: Any) -> None:
+        """Send a command to every server."""
+        await self._layout()
+        for address in self.slots.primaries:
+            await self.at(address, [args])
+
+    async def leave(self) -> None:
+        """Close the connections of the loop that is running."""
+        for source in [*self._sources.values()]:
+            await source.leave()
+
+    async def close(self) -> None:
+        self.life.closed = True
+        for source in [*self._sources.values()]:
+            await source.close()
+
+
+async def all_of(calls: Any) -> list[Any]:
+    """Run them side by side, to the end of each, and give what they gave, or raise what the first that failed raised."""
+    results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def open_database(server: Server) -> Database:
+    """Give the database behind a URL or a client."""
+    return Database(server, pools.Life(server.shown, started=False))
