@@ -412,7 +412,8 @@ class AsyncPool(ABC, Generic[A]):
         waiter: asyncio.Future[A | None] = asyncio.get_running_loop().create_future()
         home.waiting.append(waiter)
         try:
-            return await asyncio.wait_for(waiter, self.timeout)
+            async with asyncio.timeout(self.timeout):  # before Python 3.12, `wait_for` may lose a cancellation
+                return await waiter
         except BaseException as e:
             if waiter.done() and not waiter.cancelled():  # for him who comes next
                 session = waiter.result()

@@ -70,13 +70,20 @@ def lost(error: BaseException) -> bool:
     return not isinstance(error, exceptions.ResponseError) and not code(error)
 
 
+def exhausted(error: BaseException | None) -> bool:
+    """Whether somebody else's pool has no connection left."""
+    return isinstance(error, exceptions.MaxConnectionsError) or str(error).startswith(
+        ("Too many connections", "No connection available")
+    )
+
+
 def connecting(error: BaseException, shown: str) -> KVError:
     """Give our error for one that came while connecting."""
     said, line = code(error), _line(error)
     for name, hint in _REFUSED:
         if name == said:
             return Unavailable(f"{shown}: the server refuses ({line}); {hint}")
-    if line.startswith(("Too many connections", "No connection available")):  # of a pool of somebody else
+    if exhausted(error):
         return Unavailable(f"{shown} has no connection left ({line}); try again, or raise its max_connections")
     if "cluster support disabled" in str(error):
         return ConfigError(f"{shown} is no Redis Cluster; take redis:// or rediss://")

@@ -16,7 +16,7 @@ from redis.crc import key_slot
 from kv.errors import KVError, OutcomeUnknown, Unavailable
 
 from . import commands
-from .errors import lost, ours, partly
+from .errors import exhausted, lost, ours, partly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -214,7 +214,8 @@ class Plan:
 
     def failed(self, batch: Batch, error: BaseException, *, sent: bool) -> None:
         """Take that a server could not be reached, or was lost with the commands on their way."""
-        refused = isinstance(error, KVError) and error.__cause__ is None  # the store is closed, or all are busy
+        cause = error.__cause__
+        refused = isinstance(error, KVError) and (cause is None or exhausted(cause))  # closed, or all are busy
         if not refused:
             self._slots.doubt(batch.address)
         most = 0 if refused else int(sent) if self._slots.alone else 3

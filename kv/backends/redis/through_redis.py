@@ -247,6 +247,7 @@ class Database:
     def at(self, address: Address, sent: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands that read to one server; a second time where the first is lost."""
         source = self._source(address)
+        received: list[Any] = []
         for last in (False, True):
             session = source.take()
             try:

@@ -55,8 +55,13 @@ class Session(pools.AsyncSession):
 
     async def goodbye(self) -> None:
         """Close the connection in good order."""
-        with suppress(*DRIVER_ERRORS):
-            await self.connection.disconnect()
+        writer = self.connection._writer
+        try:
+            with suppress(*DRIVER_ERRORS):
+                await self.connection.disconnect()
+        finally:
+            if writer is not None:  # a server that says nothing more has not closed its side of TLS
+                writer.transport.abort()
 
     def sever(self) -> None:
         """Close the socket of a connection whose loop is closed."""
@@ -71,13 +76,13 @@ class Session(pools.AsyncSession):
     async def one(self, args: tuple[Any, ...]) -> Any:
         """Send a command and give its answer; an error of the server's is raised."""
         connection = self.connection
-        await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+        await self._send(connection.pack_command(*args))
         return await connection.read_response(disable_decoding=True)
 
     async def several(self, sent: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together and give their answers, errors of the server's among them."""
         connection = self.connection
-        await connection.send_packed_command(connection.pack_commands(sent), check_health=False)
+        await self._send(connection.pack_commands(sent))
         received: list[Any] = []
         for _ in sent:
             try:
@@ -85,6 +90,17 @@ class Session(pools.AsyncSession):
             except exceptions.ResponseError as e:
                 received.append(e)
         return received
+
+    async def _send(self, packed: list[bytes]) -> None:
+        """Send what is packed. redis-py waits with `wait_for`, where Python before 3.12 may lose a cancellation."""
+        connection = self.connection
+        try:
+            connection._writer.writelines(packed)
+            async with asyncio.timeout(connection.socket_timeout):
+                await connection._writer.drain()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
 
 def ended(connection: Any) -> bool:
@@ -323,6 +339,7 @@ class Database:
     async def at(self, address: Address, sent: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands that read to one server; a second time where the first is lost."""
         source = await self._source(address)
+        received: list[Any] = []
         for last in (False, True):
             session = await source.take()
             try:

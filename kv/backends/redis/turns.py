@@ -49,13 +49,11 @@ class AsyncTurns:
         """Wait for the turn of these keys."""
         lock = self._locks.setdefault((asyncio.get_running_loop(), min(names, default=b"")), asyncio.Lock())
         held = True
-        if lock.locked():
-            try:
-                await asyncio.wait_for(lock.acquire(), _LONG)
-            except TimeoutError:
-                held = False
-        else:
-            await lock.acquire()
+        try:
+            async with asyncio.timeout(_LONG):  # before Python 3.12, `wait_for` may lose a cancellation
+                await lock.acquire()
+        except TimeoutError:
+            held = False
         try:
             yield
         finally:
