@@ -266,7 +266,15 @@ def test_a_server_that_joins_is_found_and_one_that_leaves_is_left(
             for key in keys:
                 await stores[0].set(key, b"v")
             with joined(own) as node:
-                for tag in some:
+                move = Move(some[0], source, node)
+                move.start()
+                move.keys(3)  # to a server that has no slot yet
+                for store in stores:
+                    assert await store.keys() == keys
+                    assert [key for key, _ in await listed(store.scan())] == keys
+                    assert await store.get(keys[0]) == await store.get(keys[1]) == b"v"
+                move.end()
+                for tag in some[1:]:
                     Move(tag, source, node).all()
                 for store, (call, answer) in zip(stores, firsts, strict=True):
                     assert await call(store) == answer  # whichever call comes first

@@ -17,6 +17,10 @@ PAGE: Final = 1_000
 """How many keys one command that may touch any number of them names at most, and one SCAN looks at."""
 
 
+LAYOUT: Final = [("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")]
+"""What tells which server of a cluster has what, in its own view."""
+
+
 class Command(NamedTuple):
     """What is sent, and where."""
 

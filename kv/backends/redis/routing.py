@@ -33,10 +33,14 @@ _HOPS: Final = 16
 
 
 class Layout(NamedTuple):
-    """Which server has which slots, and whether any are on their way from one to another."""
+    """Where keys may be."""
 
-    ranges: Sequence[tuple[int, int, Address]] = ()
+    servers: Sequence[Address] = (ALONE,)
+    """All that have some, in the view of any: also who is just being given its first slot."""
+    slots: Sequence[Sequence[bytes]] = ()
+    """What each of them says that it has."""
     moving: bool = False
+    """Whether slots are on their way from one to another."""
 
 
 class Slots:
@@ -45,7 +49,6 @@ class Slots:
     Attributes:
         stale: a server was not where it should be, or did not answer: ask again before the next command.
         primaries: the servers that have slots.
-        ranges: which slots each of them has.
     """
 
     def __init__(self, seeds: Sequence[Address] = ()) -> None:
@@ -53,7 +56,6 @@ class Slots:
         self.seeds = [*seeds]
         self.stale = not self.alone
         self.primaries: list[Address] = [ALONE] if self.alone else []
-        self.ranges: list[tuple[int, int, Address]] = []
         self._slots: list[Address | None] = [None] * (0 if self.alone else 16_384)
         self._silent: set[Address] = set()
 
@@ -75,22 +77,32 @@ class Slots:
 
     def learn(self, answer: Any, asked: Address) -> None:
         """Take what `CLUSTER SLOTS` says."""
-        ranges = sorted(
-            (first, last, ((host or b"").decode() or asked[0], int(port)))  # none: the one that was asked by
-            for first, last, (host, port, *_), *_ in answer
-        )
         slots: list[Address | None] = [None] * 16_384
-        for first, last, address in ranges:
+        primaries: dict[Address, None] = {}
+        for first, last, (host, port, *_), *_ in answer:
+            address = _address(host, port, asked)
+            primaries[address] = None
             slots[first : last + 1] = [address] * (last + 1 - first)
         self._silent.discard(asked)
-        if ranges:
-            self.primaries = list(dict.fromkeys(address for _, _, address in ranges))
-            self._slots, self.ranges, self.stale = slots, ranges, False
+        if primaries:
+            self._slots, self.primaries, self.stale = slots, [*primaries], False
 
-    def layout(self, said: Iterable[bytes]) -> Layout:
-        """Give what there is now, where the primaries say so in `CLUSTER NODES`."""
-        lines = [line for nodes in said for line in nodes.splitlines()]
-        return Layout(self.ranges, any(b"myself" in line and b"[" in line for line in lines))
+    def layout(self, said: Iterable[tuple[Address, list[Any]]]) -> Layout:
+        """Give what there is now, as each of the primaries says in `CLUSTER SLOTS` and `CLUSTER NODES`."""
+        servers: dict[Address, None] = {}
+        slots, moving = [], False
+        for asked, (answer, nodes) in said:
+            primaries = {name: _address(host, port, asked) for _, _, (host, port, name, *_), *_ in answer}
+            rows = {row[0]: row for row in map(bytes.split, nodes.splitlines())}
+            (mine,) = (row[8:] for row in rows.values() if b"myself" in row[2])
+            for on_its_way in (word for word in mine if word.startswith(b"[")):  # [slot->-to] or [slot-<-from]
+                moving = True
+                name = on_its_way[1:-1].split(b"-")[2]
+                host, _, port = rows[name][1].partition(b"@")[0].rpartition(b":")
+                primaries.setdefault(name, _address(host, port, asked))
+            servers.update(dict.fromkeys(primaries.values()))
+            slots.append(mine)
+        return Layout([*servers], slots, moving)
 
     def together(self, names: Sequence[bytes]) -> bool:
         """Whether one step can touch them all."""
@@ -106,6 +118,11 @@ class Slots:
                 by_slot.setdefault(key_slot(name), []).append(name)
             groups = [*by_slot.values()]
         return [group[i : i + most] for group in groups for i in range(0, len(group), most)] if most else groups
+
+
+def _address(host: bytes | None, port: bytes | int, asked: Address) -> Address:
+    """Give the address that a server tells of another; where it tells none, that is its own."""
+    return (host or b"").decode() or asked[0], int(port)
 
 
 class Batch(NamedTuple):
@@ -202,7 +219,7 @@ class Plan:
         elif isinstance(error, exceptions.AskError) and not self._slots.alone and self._more(i):
             moved = isinstance(error, exceptions.MovedError)
             self._slots.stale = self._slots.stale or moved
-            self._todo.append((i, (error.host or by[0], error.port), not moved))  # none: the one that was asked by
+            self._todo.append((i, (error.host or by[0], error.port), not moved))
             if self._tries[i] > 2:
                 self._pause = random.uniform(0, 0.05)
         elif isinstance(error, exceptions.ClusterDownError) and not self._slots.alone and self._more(i):

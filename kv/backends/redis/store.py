@@ -39,7 +39,8 @@ class RedisStore(Parts, BaseStore):
 
     Entries are plain strings under names like `kv:namespace:key`, with Redis' own deadlines. What else is in the same
     database is never listed, counted or changed. Listing has no index: `keys`, `scan`, `count`, `clear`, `namespaces` and
-    `stats` go through all keys of the database, in steps that let others in between.
+    `stats` go through all keys of the database, in steps that let others in between. While slots of a cluster move, they
+    do so twice: an entry may be missed only if it moves more than once meanwhile.
 
     Args:
         server: a URL as redis-py reads it, `redis://user:password@host:6379/0`, `rediss://` for TLS, `unix://path`,

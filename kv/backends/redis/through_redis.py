@@ -10,7 +10,7 @@ from redis import exceptions
 from kv.backends import pools
 from kv.errors import KVError
 
-from .commands import scan
+from .commands import LAYOUT, scan
 from .errors import DRIVER_ERRORS, connecting
 from .routing import ALONE, Address, Batch, Layout, Plan, Slots
 from .turns import Turns
@@ -294,13 +294,14 @@ class Database:
         """
         found: set[bytes] = set()
         before = self._layout()
-        self._scan(found, pattern, strings=strings)
-        if before.moving or self._layout() != before:
-            self._scan(found, pattern, strings=strings)
+        self._scan(found, before, pattern, strings=strings)
+        after = self._layout()
+        if before.moving or after != before:
+            self._scan(found, after, pattern, strings=strings)
         return found
 
-    def _scan(self, found: set[bytes], pattern: bytes, *, strings: bool) -> None:
-        for address in self.slots.primaries:
+    def _scan(self, found: set[bytes], layout: Layout, pattern: bytes, *, strings: bool) -> None:
+        for address in layout.servers:
             cursor: Any = b"0"
             while True:
                 ((cursor, names),) = self.at(address, [scan(cursor, pattern, strings=strings)])
@@ -314,12 +315,11 @@ class Database:
         if self.slots.alone:
             return Layout()
         self.learn()
-        return self.slots.layout(self.at(address, [("CLUSTER", "NODES")])[0] for address in self.slots.primaries)
+        return self.slots.layout([(address, self.at(address, LAYOUT)) for address in self.slots.primaries])
 
     def everywhere(self, *args: Any) -> None:
         """Send a command to every server."""
-        self._layout()
-        for address in self.slots.primaries:
+        for address in self._layout().servers:
             self.at(address, [args])
 
     def close(self) -> None:

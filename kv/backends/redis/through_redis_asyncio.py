@@ -12,7 +12,7 @@ from redis import exceptions
 from kv.backends import pools
 from kv.errors import KVError
 
-from .commands import scan
+from .commands import LAYOUT, scan
 from .errors import DRIVER_ERRORS, connecting
 from .routing import ALONE, Address, Batch, Layout, Plan, Slots
 from .turns import AsyncTurns
@@ -384,12 +384,13 @@ class Database:
         """
         found: set[bytes] = set()
         before = await self._layout()
-        await self._scan(found, pattern, strings=strings)
-        if before.moving or await self._layout() != before:
-            await self._scan(found, pattern, strings=strings)
+        await self._scan(found, before, pattern, strings=strings)
+        after = await self._layout()
+        if before.moving or after != before:
+            await self._scan(found, after, pattern, strings=strings)
         return found
 
-    async def _scan(self, found: set[bytes], pattern: bytes, *, strings: bool) -> None:
+    async def _scan(self, found: set[bytes], layout: Layout, pattern: bytes, *, strings: bool) -> None:
         async def of(address: Address) -> None:
             cursor: Any = b"0"
             while True:
@@ -398,7 +399,7 @@ class Database:
                 if cursor == b"0":
                     return
 
-        await all_of(of(address) for address in self.slots.primaries)
+        await all_of(of(address) for address in layout.servers)
 
     async def _layout(self) -> Layout:
         """Give which server has what now: of those that came lately no error tells."""
@@ -408,13 +409,13 @@ class Database:
         if self.slots.alone:
             return Layout()
         await self.learn()
-        said = await all_of(self.at(address, [("CLUSTER", "NODES")]) for address in self.slots.primaries)
-        return self.slots.layout(nodes for (nodes,) in said)
+        primaries = self.slots.primaries
+        said = await all_of(self.at(address, LAYOUT) for address in primaries)
+        return self.slots.layout(zip(primaries, said, strict=True))
 
     async def everywhere(self, *args: Any) -> None:
         """Send a command to every server."""
-        await self._layout()
-        for address in self.slots.primaries:
+        for address in (await self._layout()).servers:
             await self.at(address, [args])
 
     async def leave(self) -> None:
