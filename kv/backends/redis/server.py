@@ -48,7 +48,7 @@ PARAMETERS: Final[Mapping[str, options.Check]] = {
 }
 """What redis-py reads from the URL itself. Before 8.1 it decodes them twice, and leaves numbers as they are."""
 
-_DEFAULTS: Final = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0, "protocol": 2}
+_DEFAULTS: Final = {"socket_timeout": 30.0, "socket_connect_timeout": 10.0, "protocol": 2}
 _LEAST: Final = 7
 """The first version of Redis with all that is asked of it."""
 
