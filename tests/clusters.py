@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from redis import RedisCluster
+from redis.asyncio import RedisCluster as AsyncRedisCluster
 from redis.crc import key_slot
 from waiting import wait_for
 
+import kv
 from kv.testing.suite import Lifted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     import servers
-
-    import kv
 
 
 def begin(store: kv.AsyncStore, call: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
@@ -83,3 +85,14 @@ def tags(node: servers.Redis, most: int) -> list[str]:
 def errors(nodes: list[servers.Redis], name: str) -> int:
     """How often the nodes have given an error."""
     return sum(node.call("INFO", "errorstats").get(f"errorstat_{name}", {"count": 0})["count"] for node in nodes)
+
+
+@contextlib.asynccontextmanager
+async def lent(colour: str, host: str, port: int, **settings: Any) -> AsyncIterator[tuple[Any, Callable[..., Any]]]:
+    """A client of redis-py's, and what opens a store with it."""
+    if colour == "sync":
+        with RedisCluster(host=host, port=port, **settings) as client:
+            yield client, kv.RedisStore
+    else:
+        async with AsyncRedisCluster(host=host, port=port, **settings) as other:
+            yield other, kv.AsyncRedisStore

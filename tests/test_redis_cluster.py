@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
-from clusters import begin
+from clusters import begin, lent
 from colours import both
-from redis import RedisCluster, exceptions
-from redis.asyncio import RedisCluster as AsyncRedisCluster
+from redis import exceptions
 from waiting import until
 
 import kv
@@ -20,7 +19,7 @@ from kv.backends.redis.routing import Slots
 from kv.testing.suite import bounded, lifted, listed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from redis import Redis
 
@@ -44,6 +43,11 @@ def has(client: Redis, name: str) -> bool:
         client.exists(name)
         return True
     return False
+
+
+def asked_which(admins: list[Redis]) -> int:
+    """How often the servers have been asked which of them are where."""
+    return sum(client.info("commandstats").get("cmdstat_cluster|slots", {"calls": 0})["calls"] for client in admins)
 
 
 # what is written in one step
@@ -301,17 +305,6 @@ def test_who_did_not_answer_is_asked_last() -> None:
 # somebody else's client
 
 
-@contextlib.asynccontextmanager
-async def lent(colour: str, host: str, port: int, **settings: Any) -> AsyncIterator[tuple[Any, Callable[..., Any]]]:
-    """A client of redis-py's, and what opens a store with it."""
-    if colour == "sync":
-        with RedisCluster(host=host, port=port, **settings) as client:
-            yield client, kv.RedisStore
-    else:
-        async with AsyncRedisCluster(host=host, port=port, **settings) as other:
-            yield other, kv.AsyncRedisStore
-
-
 async def asked(client: Any, *command: str) -> Any:
     answer = client.execute_command(*command)
     return await answer if asyncio.iscoroutine(answer) else answer
@@ -367,8 +360,10 @@ def test_a_client_of_somebody_else_s_that_has_no_connection_left_says_so(
             try:
                 writing = begin(store, store.delete(key))
                 await until(lambda: any("b" in one["flags"] for one in slow.client_list()))
+                before = asked_which(cluster_admins)
                 with pytest.raises(kv.Unavailable, match="has no connection left"):
                     await store.get(key)
+                assert asked_which(cluster_admins) == before  # nothing is wrong with the servers
             finally:
                 slow.client_unpause()
             assert await writing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from clusters import begin
 from colours import both, in_threads, run
 from programs import children, python
 from redis.asyncio import RedisCluster
@@ -19,7 +20,7 @@ import kv
 from kv.testing.suite import bounded, lifted, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from redis import Redis
 
@@ -45,9 +46,17 @@ def connections(admins: list[Redis], name: str) -> list[list[int]]:
     return [[int(one["id"]) for one in admin.client_list() if one["name"] == name] for admin in admins]
 
 
+def blocked(admins: list[Redis], name: str) -> list[list[int]]:
+    """Those that wait for a server that writes nothing."""
+    return [
+        [int(one["id"]) for one in admin.client_list() if one["name"] == name and "b" in one["flags"]]
+        for admin in admins
+    ]
+
+
 async def fill(store: kv.AsyncStore) -> None:
-    for begin in range(0, len(KEYS), 20):
-        await together(store, *(store.set(key, VALUES[key]) for key in KEYS[begin : begin + 20]))
+    for first in range(0, len(KEYS), 20):
+        await together(store, *(store.set(key, VALUES[key]) for key in KEYS[first : first + 20]))
 
 
 async def some(store: kv.AsyncStore, chance: random.Random) -> None:
@@ -90,6 +99,39 @@ def test_a_store_goes_on_after_the_servers_have_ended_its_idle_connections(
     run(opens(url), body)
 
 
+@both
+def test_a_write_whose_connection_is_lost_is_not_sent_again(
+    opens: Opens, url: str, name: str, cluster_admins: list[Redis]
+) -> None:
+    async def body(store: kv.AsyncStore) -> None:
+        await fill(store)
+        calls: list[Coroutine[Any, Any, object]] = [
+            store.increment("n"),
+            store.update("u", lambda _: b""),
+            store.delete_many(KEYS),
+        ]
+        for call in calls:
+            for admin in cluster_admins:
+                admin.client_pause(60_000, all=False)
+            try:
+                writing = begin(store, call)
+                alive = [*cluster_admins]
+                while not writing.done():  # each server ends one connection
+                    await until(lambda alive=alive: writing.done() or any(blocked(alive, name)))  # type: ignore[misc]  # noqa: B023
+                    for admin, numbers in zip([*alive], blocked(alive, name), strict=True):
+                        if numbers:
+                            admin.client_kill_filter(_id=str(numbers[0]))
+                            alive.remove(admin)
+                with pytest.raises(kv.OutcomeUnknown, match="may or may not have happened"):
+                    await writing
+            finally:
+                for admin in cluster_admins:
+                    admin.client_unpause()
+        assert await store.get_many(["n", "u", *KEYS]) == VALUES
+
+    run(opens(url), body)
+
+
 # what a cancellation leaves
 
 
@@ -128,11 +170,12 @@ def test_a_task_cancelled_at_any_await_leaves_all_pools_whole_and_no_answer_to_o
                 tasks = [asyncio.create_task(work(n)) for n in range(4)]
                 for _ in range(ticks):
                     await asyncio.sleep(0)
-                for task in tasks:
-                    task.cancel()
+                asked = [task.cancel() for task in tasks]
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert all(r is None or isinstance(r, asyncio.CancelledError) for r in results), results
-                done = all(r is None for r in results)
+                if who == "own":  # a driver that connects may lose a cancellation, before Python 3.12
+                    assert [r is not None for r in results] == asked
+                done = not any(asked)
                 await some(store, random.Random(ticks))
                 ticks += 1 + ticks // 10
             async with asyncio.timeout(20):

@@ -145,7 +145,8 @@ def test_a_primary_that_is_killed_under_load_is_replaced_without_help(opens: Ope
     dies, heir = pair(own, "dies")
 
     async def main() -> None:
-        async with lifted(opens(own.url)) as store:
+        async with lifted(opens(own.url)) as store, lifted(opens(own.url)) as idle:
+            await idle.get("{dies}0:0")
             load = Load(store, "dies", "lives")
             async with load.going():
                 await load.more()
@@ -159,6 +160,7 @@ def test_a_primary_that_is_killed_under_load_is_replaced_without_help(opens: Ope
                 await until(lambda: role(heir) == "master")
                 await load.more()
                 await load.more("lives")
+                assert await idle.count("{dies}")  # whichever call comes first
                 dies.start()
                 await asyncio.to_thread(own.settle)
                 assert role(dies) == "slave"

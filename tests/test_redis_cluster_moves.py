@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
-from clusters import Move, begin, errors, named, tags
+from clusters import Move, begin, errors, lent, named, tags
 from colours import both
 from waiting import until, wait_for
 
@@ -94,6 +94,26 @@ def test_every_call_follows_a_slot_at_every_step_of_its_way(opens: Opens, own: s
 
 
 @both
+def test_a_cluster_that_is_down_for_a_moment_is_asked_again(opens: Opens, own: servers.RedisCluster, url: str) -> None:
+    """As it is where a primary hands over to its replica, and another one hears of the first part first."""
+    node = own.nodes[0]
+
+    async def main() -> None:
+        async with lifted(opens(url)) as store:
+            (tag,) = tags(node, 1)
+            before = errors(own.nodes, "CLUSTERDOWN")
+            node.call("CLUSTER", "DELSLOTS", 0)
+            try:
+                writing = begin(store, store.increment(f"{{{tag}}}n"))
+                await until(lambda: errors(own.nodes, "CLUSTERDOWN") > before)
+            finally:
+                node.call("CLUSTER", "ADDSLOTS", 0)
+            assert await writing == 1
+
+    bounded(main, 60)
+
+
+@both
 def test_a_call_on_keys_that_a_move_has_parted_waits_until_they_are_together(
     opens: Opens, own: servers.RedisCluster, url: str
 ) -> None:
@@ -159,12 +179,15 @@ def test_nothing_is_lost_or_doubled_or_hidden_while_slots_move_under_load(
     opens: Opens, own: servers.RedisCluster, url: str
 ) -> None:
     first, second, _ = own.nodes
-    there, back = tags(first, 20), tags(second, 20)
+    (*there, one), (*back, other) = tags(first, 21), tags(second, 21)
     every = [*there, *back]
     fixed = sorted(f"{{{tag}}}stays{n}" for tag in every for n in range(5))
     counts = dict.fromkeys(every, 0)
     stop = threading.Event()
     calls = {"listing": 0, "writing": 0}
+    for node, tag in ((first, one), (second, other)):  # so that a listing takes longer than a slot on its way
+        fill = "for i = 1, 100000 do redis.call('SET', KEYS[1] .. i, '') end"
+        node.call("EVAL", fill, 1, f"somebody else's {{{tag}}}")
 
     async def main() -> None:
         async with lifted(opens(url)) as store:
@@ -219,6 +242,8 @@ def test_nothing_is_lost_or_doubled_or_hidden_while_slots_move_under_load(
                 )
 
     bounded(main, 60)
+    for node in own.nodes:
+        node.call("FLUSHALL")
 
 
 # servers that come and go
@@ -256,6 +281,7 @@ def test_a_server_that_joins_is_found_and_one_that_leaves_is_left(
         (lambda store: store.count(), len(keys)),
         (lambda store: store.verify(), []),
     ]
+    colour = "sync" if opens is kv.open else "async"
 
     def connections(node: servers.Redis) -> int:
         return node.call("CLIENT", "LIST").count(b"name=mine ")  # type: ignore[no-any-return]
@@ -263,13 +289,15 @@ def test_a_server_that_joins_is_found_and_one_that_leaves_is_left(
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
             stores = [await stack.enter_async_context(lifted(opens(f"{url}?client_name=mine"))) for _ in firsts]
+            client, cls = await stack.enter_async_context(lent(colour, "127.0.0.1", source.port))
+            theirs = await stack.enter_async_context(lifted(cls(client)))
             for key in keys:
                 await stores[0].set(key, b"v")
             with joined(own) as node:
                 move = Move(some[0], source, node)
                 move.start()
                 move.keys(3)  # to a server that has no slot yet
-                for store in stores:
+                for store in (*stores, theirs):
                     assert await store.keys() == keys
                     assert [key for key, _ in await listed(store.scan())] == keys
                     assert await store.get(keys[0]) == await store.get(keys[1]) == b"v"
@@ -282,11 +310,11 @@ def test_a_server_that_joins_is_found_and_one_that_leaves_is_left(
                 assert connections(node) >= len(stores)
                 for tag in some:
                     Move(tag, node, source).all()
-                for store in stores:
+                for store in (*stores, theirs):
                     assert await store.get_many(keys) == dict.fromkeys(keys, b"v")
                     assert await store.keys() == keys
                 await until(lambda: connections(node) == 0)
-            for store in stores:
+            for store in (*stores, theirs):
                 assert await store.get_many(keys) == dict.fromkeys(keys, b"v")
                 assert await store.keys() == keys
 
@@ -313,6 +341,9 @@ def test_servers_that_do_not_say_who_they_are_are_those_that_were_asked(
             assert await store.increment(key) == 2  # ASK
             move.end()
             assert await store.increment(key) == 3  # MOVED
+            moved = errors(own.nodes, "MOVED")
+            assert await store.increment(key) == 4
+            assert errors(own.nodes, "MOVED") == moved  # it has learned
             assert await store.keys() == [key]
             assert await store.clear() == 1
 
@@ -396,22 +427,28 @@ def test_a_part_that_is_down_is_unavailable_until_it_is_back(own: servers.RedisC
 
 @both
 def test_a_write_on_its_way_when_all_servers_die_may_have_happened(opens: Opens) -> None:
-    alone = servers.redis_cluster(1)
-    (node,) = alone.nodes
+    two = servers.redis_cluster(2)
+    slow, dead = two.nodes
+    (here,), (there,) = tags(slow, 1), tags(dead, 1)
 
     async def main() -> None:
-        async with lifted(opens(alone.url)) as store:
-            await store.set("k", b"v")
-            node.call("CLIENT", "PAUSE", 60_000, "WRITE")
-            writing = begin(store, store.increment("n"))
-            await until(lambda: b" flags=b " in node.call("CLIENT", "LIST"))
-            node.kill()
-            with pytest.raises(kv.OutcomeUnknown, match="may or may not have happened"):
-                await writing
+        async with lifted(opens(two.url)) as store:
+            await store.set(f"{{{here}}}k", b"v")
+            slow.call("CLIENT", "PAUSE", 60_000, "WRITE")
+            dead.kill()
+            writing = [
+                begin(store, store.increment(f"{{{here}}}n")),
+                begin(store, store.delete_many([f"{{{here}}}k", f"{{{there}}}k"])),
+            ]
+            await until(lambda: slow.call("CLIENT", "LIST").count(b" flags=b ") == 2)
+            slow.kill()
+            for one in writing:
+                with pytest.raises(kv.OutcomeUnknown, match="may or may not have happened"):
+                    await one
             with pytest.raises(kv.Unavailable):
-                await store.increment("n")
+                await store.increment(f"{{{here}}}n")
 
     try:
         bounded(main, 60)
     finally:
-        alone.close()
+        two.close()

@@ -183,10 +183,6 @@ class Server:
         """The error where no server says which slots are where."""
         return error or Unavailable(f"{self.shown}: no server of the cluster has any slots; see CLUSTER INFO")
 
-    def stranger(self, address: Address) -> KVError:
-        """The error where somebody else's client has no node at an address."""
-        return Unavailable(f"{self.shown} knows no node {address[0]}:{address[1]}, which the cluster names; try again")
-
 
 def no_driver(error: ImportError) -> ConfigError:
     """The error for a driver that is not installed."""

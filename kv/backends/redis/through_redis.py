@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis import exceptions
+from redis.cluster import PRIMARY, ClusterNode
 
 from kv.backends import pools
 from kv.errors import KVError
@@ -128,6 +129,34 @@ class Borrowed:
         pass
 
 
+class NodePool:
+    """A node of somebody else's cluster client, as a pool."""
+
+    def __init__(self, client: Any, address: Address) -> None:
+        self._client = client
+        self._address = address
+        self._taken: dict[Any, Any] = {}  # from which clients: they close all theirs when they are garbage
+
+    def get_connection(self) -> Any:
+        client = self._client.get_redis_connection(self._node())
+        connection = client.connection_pool.get_connection()
+        self._taken[connection] = client
+        return connection
+
+    def release(self, connection: Any) -> None:
+        self._taken.pop(connection).connection_pool.release(connection)
+
+    def _node(self) -> Any:
+        client = self._client
+        if (node := client.get_node(*self._address)) is None:
+            client.nodes_manager.initialize()
+            node = client.get_node(*self._address)
+        if node is None:  # one that is just being given its first slot
+            node = ClusterNode(*self._address, PRIMARY)  # type: ignore[no-untyped-call]
+            client.nodes_manager.nodes_cache[node.name] = node
+        return node
+
+
 class Database:
     """What a store asks: commands to one server, or to those of a cluster."""
 
@@ -145,24 +174,15 @@ class Database:
     def _source(self, address: Address) -> Source:
         source = self._sources.get(address)
         if source is None:
-            pool = self._lent(address)
-            made = Own(self.server.maker(address), self.server, self.life) if pool is None else None
-            source = self._sources.setdefault(address, made or Borrowed(pool, self.server, self.life))
+            source = self._sources.setdefault(address, self._made(address))
         return source
 
-    def _lent(self, address: Address) -> Any:
+    def _made(self, address: Address) -> Source:
         client = self.server.client
-        if client is None or address == ALONE:
-            return getattr(client, "connection_pool", client)
-        try:
-            if (node := client.get_node(*address)) is None:
-                client.nodes_manager.initialize()
-                node = client.get_node(*address)
-        except DRIVER_ERRORS as e:
-            raise connecting(e, self.shown) from e
-        if node is None:
-            raise self.server.stranger(address)
-        return client.get_redis_connection(node).connection_pool
+        if client is None:
+            return Own(self.server.maker(address), self.server, self.life)
+        pool = getattr(client, "connection_pool", client) if address == ALONE else NodePool(client, address)
+        return Borrowed(pool, self.server, self.life)
 
     def start(self) -> None:
         """Connect, and see what is there."""

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis import exceptions
+from redis.asyncio.cluster import ClusterNode
+from redis.cluster import PRIMARY
 
 from kv.backends import pools
 from kv.errors import KVError
@@ -183,21 +185,35 @@ class Borrowed:
 class NodePool:
     """A node of somebody else's cluster client, as a pool."""
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, client: Any, address: Address) -> None:
+        self._client = client
+        self._address = address
+        self._taken: dict[Any, Any] = {}  # from which nodes: the client may put another one in its place
 
     async def get_connection(self) -> Any:
-        connection = self._node.acquire_connection()
+        node = await self._node()
+        connection = node.acquire_connection()
         try:
             await connection.connect()
         except BaseException:
-            await connection.disconnect(nowait=True)  # who comes next shall not read what was said while connecting
-            self._node.release(connection)
+            node.release(connection)
             raise
+        self._taken[connection] = node
         return connection
 
     async def release(self, connection: Any) -> None:
-        self._node.release(connection)
+        self._taken.pop(connection).release(connection)
+
+    async def _node(self) -> Any:
+        client = self._client
+        await client.initialize()
+        if (node := client.get_node(*self._address)) is None:
+            await client.nodes_manager.initialize()
+            node = client.get_node(*self._address)
+        if node is None:  # one that is just being given its first slot
+            node = ClusterNode(*self._address, PRIMARY, **client.nodes_manager.connection_kwargs)
+            client.nodes_manager.nodes_cache[node.name] = node
+        return node
 
 
 class Database:
@@ -228,32 +244,18 @@ class Database:
         (said,) = await self.at(address, [("INFO",)])
         self.server.judge(said)
 
-    async def _source(self, address: Address) -> Source:
+    def _source(self, address: Address) -> Source:
         source = self._sources.get(address)
         if source is None:
-            pool = await self._lent(address)
-            made = Own(self.server.maker(address), self.server, self.life) if pool is None else None
-            source = self._sources.setdefault(address, made or Borrowed(pool, self.server, self.life))
+            source = self._sources.setdefault(address, self._made(address))
         return source
 
-    async def _lent(self, address: Address) -> Any:
+    def _made(self, address: Address) -> Source:
         client = self.server.client
-        if client is None or address == ALONE:
-            return getattr(client, "connection_pool", client)
-        await self._initialized()
-        if (node := client.get_node(*address)) is None:
-            await self._initialized(client.nodes_manager)
-            node = client.get_node(*address)
-        if node is None:
-            raise self.server.stranger(address)
-        return NodePool(node)
-
-    async def _initialized(self, what: Any = None) -> None:
-        """Have somebody else's client, or its manager of nodes, find out what there is."""
-        try:
-            await (what or self.server.client).initialize()
-        except DRIVER_ERRORS as e:
-            raise connecting(e, self.shown) from e
+        if client is None:
+            return Own(self.server.maker(address), self.server, self.life)
+        pool = getattr(client, "connection_pool", client) if address == ALONE else NodePool(client, address)
+        return Borrowed(pool, self.server, self.life)
 
     async def call(self, command: Command) -> Any:
         """Send one command and give its answer."""
@@ -263,7 +265,7 @@ class Database:
             await self.learn()
         address = self.slots.of(command.name)
         try:
-            source = self._sources.get(address) or await self._source(address)
+            source = self._source(address)
             session = await source.take()
         except KVError as e:
             return await self._go_on(command, e, sent=False)
@@ -320,7 +322,7 @@ class Database:
 
     async def _send(self, plan: Plan, batch: Batch) -> None:
         try:
-            source = await self._source(batch.address)
+            source = self._source(batch.address)
             session = await source.take()
         except KVError as e:
             plan.failed(batch, e, sent=False)
@@ -338,7 +340,7 @@ class Database:
 
     async def at(self, address: Address, sent: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands that read to one server; a second time where the first is lost."""
-        source = await self._source(address)
+        source = self._source(address)
         received: list[Any] = []
         for last in (False, True):
             session = await source.take()
@@ -359,7 +361,10 @@ class Database:
         """Ask one of the servers which are where, and give that one."""
         error: KVError | None = None
         if self.server.client is not None:
-            await self._initialized()
+            try:
+                await self.server.client.initialize()
+            except DRIVER_ERRORS as e:
+                raise connecting(e, self.shown) from e
             self.slots.seeds = self.server.nodes()
         for address in self.slots.known:
             try:
