@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [memory] [sqlite] [postgres] [redis] [import] [million] [copy]`: what is named, or all but the last two."""
+"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [million] [copy]`: what is named, or all but the last two."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import copying, importing, memory, million, postgres, redis, sqlite
+from . import copying, importing, layers, memory, million, postgres, redis, sqlite
 from .harness import console
 
 PARTS = {
     "import": importing.run,
     "memory": memory.run,
+    "layers": layers.run,
     "sqlite": sqlite.run,
     "postgres": postgres.run,
     "redis": redis.run,

@@ -1,6 +1,6 @@
 """One small key-value contract, every place to keep bytes: `kv.open("sqlite:///app.db")`.
 
-The stores are loaded when they are first named, so `import kv` loads no driver.
+The stores, and what types their values, are loaded when they are first named, so `import kv` loads no driver.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .errors import (
 )
 from .expiry import KEEP_TTL, TTL, KeepTTL
 from .store import AsyncStore, Stats, Store, Value
+from .typed import typed
 from .url import Backend, open, open_async
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .backends.postgres import AsyncPostgresStore, PostgresStore
     from .backends.redis import AsyncRedisStore, RedisStore
     from .backends.sqlite import AsyncSQLiteStore, SQLiteStore
+    from .mapping import as_mapping
+    from .typedstore import AsyncTypedStore, TypedStore
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,7 @@ __all__ = [
     "AsyncRedisStore",
     "AsyncSQLiteStore",
     "AsyncStore",
+    "AsyncTypedStore",
     "Backend",
     "BackendError",
     "ConfigError",
@@ -65,34 +69,40 @@ __all__ = [
     "Stats",
     "Store",
     "StoreClosed",
+    "TypedStore",
     "Unavailable",
     "Value",
     "ValueTooLarge",
+    "as_mapping",
     "open",
     "open_async",
+    "typed",
 ]
 
-_stores = {
+_lazy = {
     "AsyncMemoryStore": "kv.backends.memory",
     "AsyncPostgresStore": "kv.backends.postgres",
     "AsyncRedisStore": "kv.backends.redis",
     "AsyncSQLiteStore": "kv.backends.sqlite",
+    "AsyncTypedStore": "kv.typedstore",
     "MemoryStore": "kv.backends.memory",
     "PostgresStore": "kv.backends.postgres",
     "RedisStore": "kv.backends.redis",
     "SQLiteStore": "kv.backends.sqlite",
+    "TypedStore": "kv.typedstore",
+    "as_mapping": "kv.mapping",
 }
 
 
 if not TYPE_CHECKING:  # a type-checker sees the imports above, and a wrong name
 
     def __getattr__(name: str) -> object:
-        if name not in _stores:
+        if name not in _lazy:
             raise AttributeError(f"module 'kv' has no attribute {name!r}")
         from importlib import import_module
 
-        store = globals()[name] = getattr(import_module(_stores[name]), name)
-        return store
+        found = globals()[name] = getattr(import_module(_lazy[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:

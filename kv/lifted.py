@@ -33,6 +33,10 @@ class AsyncFromSync(AsyncStore):
     def __init__(self, store: BaseStore) -> None:
         self._store = store
 
+    @property
+    def _path(self) -> tuple[str, ...]:
+        return self._store._path
+
     @abstractmethod
     async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a method that only reads."""

@@ -142,25 +142,50 @@ def ddl(url: str) -> str:
     make = getattr(cls, "_ddl_of_url", None)
     if cls is None or make is None:
         raise ConfigError(f"{hide(text)} has no schema")
-    base, options = _parsed(text, cls, {})
+    base, options, _ = _parsed(text, cls, {})
     return cast("str", make(base, **options))
 
 
 def knows(url: str, option: str) -> bool:
-    """Give whether the store behind the URL has such an option."""
+    """Give whether the store behind the URL has such an option, of its own or of a wrapper's."""
     backend = _find(url)[1]
-    return any(cls is not None and option in cls.url_options for cls in backend)
+    return option in _of_wrappers() or any(cls is not None and option in cls.url_options for cls in backend)
 
 
 def _opened(text: str, cls: type[URLStore] | None, colour: str, keywords: Mapping[str, object]) -> object:
     if cls is None:
         raise ConfigError(f"{text.partition('://')[0]}:// has no {colour} store")
-    base, options = _parsed(text, cls, keywords)
-    return cls.from_url(base, **options)
+    base, options, outer = _parsed(text, cls, keywords)
+    if not outer:
+        return cls.from_url(base, **options)
+    from .wrappers.registry import prepared
+
+    wraps = prepared(outer, colour)
+    opened = store = cls.from_url(base, **options)
+    try:
+        for wrap in wraps:
+            store = wrap(store)
+    except BaseException:
+        if colour == "sync":  # an async one has not connected yet
+            opened.close()
+        raise
+    return store
 
 
-def _parsed(text: str, cls: type[URLStore], keywords: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
-    """Give the URL without the options in its query, and them, checked, with those given as keywords."""
+def _of_wrappers() -> Mapping[str, _options.Check]:
+    """Give the options of wrappers, which any store may have."""
+    from .wrappers.registry import CHECKS  # only where one is asked for
+
+    return CHECKS
+
+
+def _parsed(
+    text: str, cls: type[URLStore], keywords: Mapping[str, object]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Give the URL without the options in its query, and them, checked, with those given as keywords.
+
+    They are the store's own, and those of wrappers around it.
+    """
     from urllib.parse import parse_qsl, quote, urlencode
 
     base, _, query = text.partition("?")
@@ -183,5 +208,9 @@ def _parsed(text: str, cls: type[URLStore], keywords: Mapping[str, object]) -> t
             raise ConfigError(f"option {name!r} stands twice in {hide(text)}")
         else:
             given[name] = (value,) if name == "namespace" else value
-    checked = _options.checked({**given, **keywords}, cls.url_options, f"{text.partition('://')[0]}://")
-    return base + ("?" + urlencode(rest, quote_via=quote) if rest else ""), checked
+    given.update(keywords)
+    own = cls.url_options
+    known = own if given.keys() <= own.keys() else {**_of_wrappers(), **own}
+    checked = _options.checked(given, known, f"{text.partition('://')[0]}://")
+    outer = {name: checked.pop(name) for name in given.keys() - own.keys()}
+    return base + ("?" + urlencode(rest, quote_via=quote) if rest else ""), checked, outer

@@ -39,10 +39,12 @@ def check_value(value: object, key: object) -> bytes:
     )
 
 
-def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dict[str, bytes]:
+def check_items(
+    items: Mapping[str, Any] | Iterable[tuple[str, Any]], check: Callable[[Any, Any], bytes] = check_value
+) -> dict[str, bytes]:
     """Give the entries as a dict, of a key that comes twice the last, or raise `InvalidKey` or `InvalidValue`."""
     if isinstance(items, Mapping):
-        return {check_key(key): check_value(value, key) for key, value in items.items()}
+        return {check_key(key): check(value, key) for key, value in items.items()}
     if not hasattr(items, "__iter__"):
         raise InvalidValue(f"items must be a mapping, or pairs of key and value, not {type(items).__name__}")
     entries = {}
@@ -51,7 +53,7 @@ def check_items(items: Mapping[str, Value] | Iterable[tuple[str, Value]]) -> dic
             key, value = pair
         except (TypeError, ValueError):
             raise InvalidValue("items must be a mapping, or pairs of key and value; one of these is no pair") from None
-        entries[check_key(key)] = check_value(value, key)
+        entries[check_key(key)] = check(value, key)
     return entries
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
-from kv.testing.suite import bounded, lifted
+from kv.testing.suite import Lifted, bounded, lifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,13 @@ def run(store: Any, body: Callable[[kv.AsyncStore], Any]) -> None:
             await body(opened)
 
     bounded(main, 60)
+
+
+def around(store: Any, sync: Callable[..., Any], colour: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make an adapter on what `run` gives, in the store's colour; its methods are to be awaited in both."""
+    if isinstance(store, Lifted):
+        return Lifted(sync(store._store, *args, **kwargs))
+    return colour(store, *args, **kwargs)
 
 
 def in_threads(*calls: Callable[[], object]) -> list[object]:

@@ -65,6 +65,26 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[]
             request.getfixturevalue("admin").execute(f"DROP TABLE {url.rpartition('=')[2]}_{n}")
 
 
+SHARED = ["sqlite", "postgres", "redis", "cluster"]
+
+
+def _url(kind: str, request: pytest.FixtureRequest, path: Path) -> str:
+    urls = {"memory": "memory://", "sqlite": f"sqlite:///{path}/app.db?durability=normal"}
+    return urls.get(kind) or str(request.getfixturevalue(f"{kind}_url"))
+
+
+@pytest.fixture(params=["memory", *SHARED])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new, empty store may be made, of each backend."""
+    return _url(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=SHARED)
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, of each that several processes can open."""
+    return _url(request.param, request, tmp_path)
+
+
 @pytest.fixture
 def memory() -> Iterator[kv.Store]:
     with kv.open("memory://") as store:

@@ -27,6 +27,39 @@ def python(code: str, *args: object, wrapper: tuple[str, ...] = ()) -> str:
     return done.stdout
 
 
+def pythons(code: str, *args: object, processes: int = 4) -> list[str]:
+    """Run it in several processes that begin together: each with `me`, its number. Gives what each printed."""
+    head = "import sys; me = int(sys.argv.pop(1)); print(flush=True); sys.stdin.readline()\n"
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", head + textwrap.dedent(code)]
+    running = [
+        subprocess.Popen(
+            [*command, str(me), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for me in range(processes)
+    ]
+    try:
+        for one in running:
+            assert one.stdout is not None
+            one.stdout.readline()
+        for one in running:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        said = [one.communicate(timeout=120) for one in running]
+    finally:
+        for one in running:
+            one.kill()
+            one.communicate()
+    assert all(one.returncode == 0 for one in running), [error for _, error in said]
+    assert all(error == "" for _, error in said), [error for _, error in said]
+    return [out for out, _ in said]
+
+
 def children(url: str) -> str:
     """Fork while threads write, and let each child count and end, with and without closing the store. Gives what it says."""
     return python(

@@ -446,6 +446,7 @@ def test_help_is_neat() -> None:
         "size",
         "clear",
         "backup",
+        "reencrypt",
     ]
     rows = {line.split()[0]: line for line in answer.lines if line.startswith("  ") and len(line.split()) > 1}
     for verb in verbs:

@@ -30,14 +30,15 @@ PAIRS = [
     (kv.PostgresStore, kv.AsyncPostgresStore),
     (kv.RedisStore, kv.AsyncRedisStore),
 ]
+TYPED = (kv.TypedStore, kv.AsyncTypedStore)
 METHODS = sorted(name for name in vars(kv.Store) if not name.startswith("_"))
 
 
 def test_the_top_level_exports_what_the_modules_declare() -> None:
-    declared = {"Backend", "open", "open_async"}
+    declared = {"Backend", "open", "open_async", "typed", "as_mapping"}
     for module in ("errors", "store", "expiry"):
         declared |= set(importlib.import_module(f"kv.{module}").__all__)
-    declared |= {pair.__name__ for pairs in PAIRS[2:] for pair in pairs}
+    declared |= {pair.__name__ for pairs in [*PAIRS[2:], TYPED] for pair in pairs}
     assert sorted(declared) == sorted(kv.__all__)
     for name in kv.__all__:
         assert getattr(kv, name) is not None
@@ -65,6 +66,20 @@ def test_both_colours_have_the_same_methods(sync: type, colour: type) -> None:
         assert signature(getattr(sync, name)) == signature(getattr(colour, other)), name
         assert signature(getattr(sync, name)) == signature(getattr(kv.Store, name)), name
     assert signature(sync) == signature(colour) or sync is kv.Store
+
+
+def test_a_typed_store_has_the_methods_of_a_store() -> None:
+    sync, colour = TYPED
+    for name in [*METHODS, "require"]:
+        own, other = signature(getattr(sync, name)), signature(getattr(colour, "aclose" if name == "close" else name))
+        assert own == other, name
+        if name != "require":
+            promised = signature(getattr(kv.Store, name))
+            assert [p for p in own if name != "update" or p[0] != "default"] == promised, name
+    assert public(sync) == public(colour) == {*METHODS, "require"} - {"close"}
+    assert signature(sync) == signature(colour)
+    for cls in TYPED:
+        assert all(inspect.getdoc(getattr(cls, name)) for name in public(cls))
 
 
 def public(cls: type) -> set[str]:

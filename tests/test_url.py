@@ -99,7 +99,7 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         (
             "memory://",
             {"table": "x"},
-            "unknown option of memory:// 'table'. Known: cleanup_interval, max_entries, name",
+            "unknown option of memory:// 'table'. Known: cleanup_interval, compress, ",
         ),
         ("memory://?max_entries=many", {}, "option max_entries='many' for memory://: expected a positive whole number"),
         ("memory://?max_entries=-1", {}, "positive whole number"),

@@ -1,10 +1,16 @@
 """Code as users write it. It only has to type-check, with mypy --strict and pyright; nothing runs it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_type
+from typing import TypedDict, assert_type
+
+import attrs
+import msgspec
+import pydantic
 
 import kv
+from kv import codecs
 
 
 def any_store(store: kv.Store) -> None:
@@ -67,3 +73,93 @@ def a_concrete_store_keeps_its_type() -> None:
 
 def keep_ttl_narrows(ttl: kv.TTL | kv.KeepTTL) -> kv.TTL:
     return None if ttl is kv.KEEP_TTL else ttl
+
+
+@dataclass
+class User:
+    name: str
+    visits: int = 0
+
+
+class Cart(TypedDict):
+    items: list[str]
+
+
+class Point(msgspec.Struct):
+    x: int
+
+
+@attrs.define
+class Pair:
+    one: int
+
+
+class Model(pydantic.BaseModel):
+    name: str
+
+
+def typed_stores(store: kv.Store) -> None:
+    users = kv.typed(store, User)
+    assert_type(users, kv.TypedStore[User])
+    assert_type(users.get("k"), User | None)
+    assert_type(users.get("k", 0), User | int)
+    assert_type(users.require("k"), User)
+    assert_type(users.pop("k"), User | None)
+    assert_type(users.pop("k", "x"), User | str)
+    assert_type(users.get_many(["k"]), dict[str, User])
+    assert_type(users.scan(), Iterator[tuple[str, User]])
+    assert_type(users.update("k", lambda user: user), User | None)
+    assert_type(users.update("k", lambda user: User(user.name), default=User("Ada")), User | None)
+    assert_type(users.update_many(["k"], lambda found: {"k": found["k"]}), dict[str, User])
+    users.set("k", User("Ada"), ttl=timedelta(minutes=1))
+    users.set("k", "Ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    users.set_many({"k": User("Ada")})
+    users.set_many([("k", User("Ada"))])
+    numbers = kv.typed(store, int)
+    assert_type(numbers.update("n", lambda n: n + 1, default=0), int | None)
+    assert_type(numbers.increment("n"), int)
+    assert_type(kv.typed(store), kv.TypedStore[object])
+    assert_type(kv.typed(store, codec="msgpack"), kv.TypedStore[object])
+    assert_type(kv.typed(store, User, codec="msgpack"), kv.TypedStore[User])
+    assert_type(kv.typed(store, User, codec=codecs.msgpack), kv.TypedStore[User])
+    assert_type(kv.typed(store, list[int]), kv.TypedStore[list[int]])
+    assert_type(kv.typed(store, Cart).get("k"), Cart | None)
+    assert_type(kv.typed(store, Point).get("k"), Point | None)
+    assert_type(kv.typed(store, Pair).get("k"), Pair | None)
+    assert_type(kv.typed(store, Model).get("k"), Model | None)
+    maybe: kv.TypedStore[int | None] = kv.typed(store, int | None)
+    maybe.set("k", None)
+    with users.namespace("n") as view:
+        assert_type(view, kv.TypedStore[User])
+    assert_type(kv.as_mapping(users), MutableMapping[str, User])
+    assert_type(kv.as_mapping(store), MutableMapping[str, bytes])
+
+
+class Reversed:
+    """A codec of one's own."""
+
+    decimal = False
+
+    def encode(self, value: str) -> bytes:
+        return value[::-1].encode()
+
+    def decode(self, data: bytes) -> str:
+        return data.decode()[::-1]
+
+
+def own_codec(store: kv.Store) -> None:
+    assert_type(kv.typed(store, codec=Reversed()), kv.TypedStore[str])
+
+
+async def typed_async_stores(store: kv.AsyncStore) -> None:
+    users = kv.typed(store, User)
+    assert_type(users, kv.AsyncTypedStore[User])
+    assert_type(await users.get("k"), User | None)
+    assert_type(await users.get("k", 0), User | int)
+    assert_type(await users.require("k"), User)
+    assert_type(await users.update("k", lambda user: user), User | None)
+    assert_type(users.scan(), AsyncIterator[tuple[str, User]])
+    assert_type(kv.typed(store), kv.AsyncTypedStore[object])
+    assert_type(await kv.typed(store, int).update("n", lambda n: n + 1, default=0), int | None)
+    async with users.namespace("n") as view:
+        assert_type(view, kv.AsyncTypedStore[User])

@@ -9,7 +9,7 @@ import click
 from kv import url as urls
 
 from .demo import demo
-from .output import counted, found, json_option, say, waiting, write, write_json, write_line
+from .output import counted, found, json_option, progress_bar, say, waiting, write, write_json, write_line
 from .where import Place, ability, at_place, on_existing_store, url_argument
 
 if TYPE_CHECKING:
@@ -119,4 +119,25 @@ def backup(place: Place, path: str) -> None:
             method(path)
 
 
-VERBS: list[click.Command] = [stats, verify, cleanup, compact, backup, ddl, demo]
+@click.command()
+@url_argument
+@json_option
+@at_place
+def reencrypt(place: Place, as_json: bool) -> None:
+    """Seal with the first key what is sealed with another one.
+
+    Here and in the namespaces below. Each entry in a step of its own, while the store is in use; run again, it goes on.
+    Writes how many. What does not open stays as it is, and is an error in the end.
+
+    \b
+      kv reencrypt "sqlite:///app.db?encryption_keys=env:NEW_KEY,env:OLD_KEY"
+    """
+    with place.opened(existing=True) as store, progress_bar() as progress:
+        done = ability(store, place, "reencrypt", "encryption; its keys go into the URL")(progress=progress)
+    if as_json:
+        write_json(reencrypted=done)
+    else:
+        write(f"{done}\n")
+
+
+VERBS: list[click.Command] = [stats, verify, cleanup, compact, backup, reencrypt, ddl, demo]

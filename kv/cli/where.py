@@ -13,6 +13,7 @@ import click
 
 from kv import url as urls
 from kv.errors import ConfigError
+from kv.wrappers.registry import CHECKS
 
 from .output import say
 
@@ -74,7 +75,7 @@ class Place(NamedTuple):
     def identity(self) -> tuple[str, tuple[str, ...]]:
         """Which store it is, however the URL is spelt, and the whole path in it."""
         base, _, query = self.url.partition("?")
-        options = parse_qsl(query)
+        options = [o for o in parse_qsl(query) if o[0] not in CHECKS]  # they change how it is stored, and not where
         names = tuple(value for name, value in options if name == "namespace") + self.names
         if self.file:
             return self.file, names
