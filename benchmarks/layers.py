@@ -17,7 +17,7 @@ from .harness import Case, compare
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VALUE = os.urandom(128)
+VALUE = os.urandom(100)
 TEXT = b"a page that compresses well, as most pages do. " * 40
 PLAIN = {"name": "Ada", "mail": "ada@example.org", "visits": 42, "tags": ["a", "b"]}
 SECRET = base64.b64encode(bytes(range(32))).decode()
@@ -109,7 +109,7 @@ def wrapped(store: kv.Store, rounds: int) -> bool:
     pages = wrappers.Compressed(store.namespace("pages"))
     pages.set("k", TEXT)
     met = compare(
-        "wrappers: get of 128 bytes from memory",
+        "wrappers: get of 100 bytes from memory",
         case("the bare store", lambda: bare.get("k")),
         case("a dict", lambda: entries.get("k")),
         *(case(name, lambda wrapper=wrapper: wrapper.get("k")) for name, wrapper in around.items()),  # type: ignore[misc]
@@ -118,7 +118,7 @@ def wrapped(store: kv.Store, rounds: int) -> bool:
     )
     del around["ReadOnly"]
     return met & compare(
-        "wrappers: set of 128 bytes in memory",
+        "wrappers: set of 100 bytes in memory",
         case("the bare store", lambda: bare.set("k", VALUE)),
         *(case(name, lambda wrapper=wrapper: wrapper.set("k", VALUE)) for name, wrapper in around.items()),  # type: ignore[misc]
         case(f"Compressed, {len(TEXT):,} bytes", lambda: pages.set("k", TEXT)),

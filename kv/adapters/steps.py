@@ -31,7 +31,7 @@ def run(steps: Steps[R]) -> R:
         step = next(steps)
         while True:
             try:
-                answer = step() if callable(step) else _sleep(step)
+                answer = step() if callable(step) else step and _sleep(step)  # not even for a moment where it is 0
             except BaseException as e:
                 step = steps.throw(e)
             else:
