@@ -25,6 +25,7 @@ from .errors import (
     ValueTooLarge,
 )
 from .expiry import KEEP_TTL, TTL, KeepTTL
+from .lazy import lazily
 from .store import AsyncStore, Stats, Store, Value
 from .typed import typed
 from .url import Backend, open, open_async
@@ -80,29 +81,22 @@ __all__ = [
 ]
 
 _lazy = {
-    "AsyncMemoryStore": "kv.backends.memory",
-    "AsyncPostgresStore": "kv.backends.postgres",
-    "AsyncRedisStore": "kv.backends.redis",
-    "AsyncSQLiteStore": "kv.backends.sqlite",
-    "AsyncTypedStore": "kv.typedstore",
-    "MemoryStore": "kv.backends.memory",
-    "PostgresStore": "kv.backends.postgres",
-    "RedisStore": "kv.backends.redis",
-    "SQLiteStore": "kv.backends.sqlite",
-    "TypedStore": "kv.typedstore",
-    "as_mapping": "kv.mapping",
+    "AsyncMemoryStore": "backends.memory",
+    "AsyncPostgresStore": "backends.postgres",
+    "AsyncRedisStore": "backends.redis",
+    "AsyncSQLiteStore": "backends.sqlite",
+    "AsyncTypedStore": "typedstore",
+    "MemoryStore": "backends.memory",
+    "PostgresStore": "backends.postgres",
+    "RedisStore": "backends.redis",
+    "SQLiteStore": "backends.sqlite",
+    "TypedStore": "typedstore",
+    "as_mapping": "mapping",
 }
 
 
 if not TYPE_CHECKING:  # a type-checker sees the imports above, and a wrong name
-
-    def __getattr__(name: str) -> object:
-        if name not in _lazy:
-            raise AttributeError(f"module 'kv' has no attribute {name!r}")
-        from importlib import import_module
-
-        found = globals()[name] = getattr(import_module(_lazy[name]), name)
-        return found
+    __getattr__ = lazily(globals(), _lazy)
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,7 @@ from servers import Server
 from waiting import wait_for
 
 import kv
+from kv import adapters
 from kv.base import AsyncBaseStore, BaseStore
 
 PAIRS = [
@@ -80,6 +81,25 @@ def test_a_typed_store_has_the_methods_of_a_store() -> None:
     assert signature(sync) == signature(colour)
     for cls in TYPED:
         assert all(inspect.getdoc(getattr(cls, name)) for name in public(cls))
+
+
+@pytest.mark.parametrize("name", [name for name in adapters.__all__ if f"Async{name}" in adapters.__all__])
+def test_both_colours_of_an_adapter_are_alike(name: str) -> None:
+    sync, colour = getattr(adapters, name), getattr(adapters, f"Async{name}")
+    assert public(sync) == public(colour)
+    assert signature(sync) == signature(colour)
+    for method in public(sync):
+        if callable(getattr(sync, method)):
+            assert signature(getattr(sync, method)) == signature(getattr(colour, method)), method
+    assert inspect.getdoc(colour)
+
+
+def test_every_adapter_is_exported_by_name() -> None:
+    for name in adapters.__all__:
+        assert getattr(adapters, name) is not None
+        assert name in dir(adapters)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        adapters.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def public(cls: type) -> set[str]:

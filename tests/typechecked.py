@@ -10,7 +10,7 @@ import msgspec
 import pydantic
 
 import kv
-from kv import codecs
+from kv import adapters, codecs, wrappers
 
 
 def any_store(store: kv.Store) -> None:
@@ -163,3 +163,57 @@ async def typed_async_stores(store: kv.AsyncStore) -> None:
     assert_type(await kv.typed(store, int).update("n", lambda n: n + 1, default=0), int | None)
     async with users.namespace("n") as view:
         assert_type(view, kv.AsyncTypedStore[User])
+
+
+@dataclass
+class Ada:
+    visits: int = 0
+
+
+def wrappers_are_stores(store: kv.Store, other: kv.AsyncStore) -> tuple[list[kv.Store], list[kv.AsyncStore]]:
+    encrypted = wrappers.Encrypted(store, wrappers.new_key())
+    assert_type(encrypted.namespace("n"), wrappers.Encrypted)
+    assert_type(encrypted.reencrypt(), int)
+    assert_type(wrappers.NearCache(store, ttl=5).near_info(), wrappers.NearCacheInfo)
+    return [
+        encrypted,
+        wrappers.Compressed(store),
+        wrappers.NearCache(store),
+        wrappers.TTLLimits(store, max=timedelta(days=1)),
+        wrappers.ReadOnly(store),
+        wrappers.Telemetry(store),
+    ], [wrappers.AsyncEncrypted(other, "env:KEYS"), wrappers.AsyncNearCache(other), wrappers.AsyncReadOnly(other)]
+
+
+def adapters_keep_types(store: kv.Store) -> None:
+    cache = adapters.Cache(store, int)
+    assert_type(cache.get_or_set("k", lambda: 5), int)
+    assert_type(cache.get("k"), int | None)
+
+    @cache.cached(ttl=5)
+    def length(text: str) -> int:
+        return len(text)
+
+    assert_type(length("a"), int)
+    session = adapters.Sessions(store, Ada).get("id")
+    assert_type(session, adapters.Session[Ada] | None)
+    job = adapters.Queue(store, "jobs", Ada).claim()
+    assert_type(job, adapters.Job[Ada] | None)
+    theme = adapters.Setting("site.theme", "light")
+    settings = adapters.Settings(store, [theme])
+    assert_type(settings.get(theme), str)
+    assert_type(settings.of("ada").get(theme), str)
+    assert_type(adapters.RateLimiter(store, 5, per=1).check("k").allowed, bool)
+    with adapters.Lock(store, "k") as lease:
+        assert_type(lease.fence, int)
+    assert_type(adapters.Flags(store).variant("f", "ada"), str | None)
+
+
+async def async_adapters_keep_types(store: kv.AsyncStore) -> None:
+    async def five() -> int:
+        return 5
+
+    assert_type(await adapters.AsyncCache(store, int).get_or_set("k", five), int)
+    assert_type(await adapters.AsyncQueue(store, "jobs", Ada).claim(), adapters.AsyncJob[Ada] | None)
+    async with adapters.AsyncLock(store, "k") as lease:
+        assert_type(lease.fence, int)

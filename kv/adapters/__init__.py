@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kv.lazy import lazily
+
 if TYPE_CHECKING:
     from .cache import AsyncCache, AsyncCachedFunction, Cache, CachedFunction
     from .claims import AsyncJob, DeadJob, Job
@@ -83,14 +85,7 @@ _modules = {
 
 
 if not TYPE_CHECKING:  # a type-checker sees the imports above, and a wrong name
-
-    def __getattr__(name: str) -> object:
-        if name not in _modules:
-            raise AttributeError(f"module 'kv.adapters' has no attribute {name!r}")
-        from importlib import import_module
-
-        adapter = globals()[name] = getattr(import_module(f"kv.adapters.{_modules[name]}"), name)
-        return adapter
+    __getattr__ = lazily(globals(), _modules)
 
 
 def __dir__() -> list[str]:

@@ -263,7 +263,8 @@ class Sessions(_Sessions[Store, T]):
 
     A session is over when it was not got for `idle`, by the store's clock, and, where there is a `lifetime`, so long after
     it was created, by the caller's clock. Ids are secrets: they are stored as SHA-256 alone, and shown nowhere. A str that is
-    the id of no session, as of a damaged cookie, is like the id of one that is over.
+    the id of no session, as of a damaged cookie, is like the id of one that is over. A near cache does not belong under
+    sessions: what another process has ended would live on in it for a while.
 
     Stored are one entry a session in the namespace `session`, and in `session`, `user` about 20 bytes for each user whose
     sessions were ever ended all at once, which stay.

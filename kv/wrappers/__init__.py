@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kv.lazy import lazily
+
 if TYPE_CHECKING:
     from .compression import AsyncCompressed, Compressed
     from .encryption import AsyncEncrypted, Encrypted, new_key
@@ -51,14 +53,7 @@ _names = {
 
 
 if not TYPE_CHECKING:  # a type-checker sees the imports above, and a wrong name
-
-    def __getattr__(name: str) -> object:
-        if name not in _names:
-            raise AttributeError(f"module 'kv.wrappers' has no attribute {name!r}")
-        from importlib import import_module
-
-        found = globals()[name] = getattr(import_module(f"kv.wrappers.{_names[name]}"), name)
-        return found
+    __getattr__ = lazily(globals(), _names)
 
 
 def __dir__() -> list[str]:
