@@ -221,7 +221,7 @@ def test_it_holds_no_more_entries_and_bytes_than_it_may() -> None:
             few.get(f"k{n}")
             few.get("k0")  # asked for again and again, it stays
             small.get(f"k{n}")
-        assert few.near_info().entries == 3
+        assert few.near_info()[:3] == (10, 10, 3)
         assert [*few._memory.entries] == ["k8", "k9", "k0"]
         assert (small.near_info().entries, small.near_info().bytes) == (2, 84)
         store.set("large", bytes(101))

@@ -150,6 +150,19 @@ def test_calls_side_by_side_are_children_of_their_own_parents(told: Told) -> Non
     assert set(children) == {f"parent {n}" for n in range(5)}
 
 
+def test_what_is_done_between_the_steps_of_a_scan_is_no_child_of_it(told: Told) -> None:
+    with kv.MemoryStore() as store, told.tracers.get_tracer("test").start_as_current_span("parent"):
+        recorded = Telemetry(store, tracer_provider=told.tracers)
+        store.set("k", b"1")
+        for key, _ in recorded.scan():
+            recorded.increment(key)
+    parents = {span.context.span_id: span.name for span in told.spans}
+    assert {span.name: parents[span.parent.span_id] for span in told.spans if span.parent} == {
+        "increment": "parent",
+        "scan": "parent",
+    }
+
+
 def test_without_opentelemetry_nothing_is_told_and_all_works() -> None:
     said = python(
         """
