@@ -1,0 +1,125 @@
+"""Calls of one event loop that go to a server together.
+
+Where nobody is under way, a call goes at once and by itself, as it would without all this. Those that come while it is under
+way wait, and go as one when it is back: nothing is delayed to become more, and what is under way is never long in
+coming, as there is one statement or one pipeline for all who wait. How many wait is how many tasks there are, each for its
+own call; they hold no connection meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Send = Callable[[list["Waiting[Q]"]], Awaitable[None]]
+
+Q = TypeVar("Q")
+
+TOGETHER: Final = 256
+"""So many go as one at most, so that nobody waits long for the others' answers."""
+STUCK: Final = 0.05
+"""Seconds after which who waits waits no longer for what is under way: its connection may be lost, or a lock in its way."""
+
+
+class Waiting(Generic[Q]):
+    """A call that waits: what it asks, and the future of what comes of it."""
+
+    __slots__ = ("asks", "future")
+
+    def __init__(self, asks: Q, future: asyncio.Future[Any]) -> None:
+        self.asks = asks
+        self.future = future
+
+    def done(self, result: object) -> None:
+        """Give the caller his result, unless he has been cancelled."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def failed(self, error: BaseException) -> None:
+        """Have the caller raise the error."""
+        if not self.future.done():
+            self.future.cancel() if isinstance(error, asyncio.CancelledError) else self.future.set_exception(error)
+
+
+class Gathering(Generic[Q]):
+    """The calls of one kind in one event loop. `send` answers every one of those that it is given, and raises nothing."""
+
+    __slots__ = ("_gone", "_send", "_tasks", "_waiting", "_watch", "under_way")
+
+    def __init__(self, send: Send[Q]) -> None:
+        self._send = send
+        self._waiting: deque[Waiting[Q]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._gone = 0.0
+        self.under_way: object | None = None
+        """Whoever is; None: nobody is waited for."""
+
+    def enter(self) -> object:
+        """Go alone, as nobody is under way. `leave` must follow, with what this gives."""
+        self.under_way = me = object()
+        return me
+
+    def leave(self, me: object) -> None:
+        """Be back, and have those go who have come meanwhile."""
+        if self.under_way is me:
+            self.under_way = None
+            if self._waiting:
+                self._go()
+
+    def join(self, asks: Q) -> asyncio.Future[Any]:
+        """Wait, to go with others. Gives the future of what comes of it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(Waiting(asks, future))
+        if self._watch is None:
+            self._gone = loop.time()  # by the time that matters: it may have been under way for longer
+            self._watch = loop.call_later(STUCK, self._look, loop)
+        return future
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have those who wait go without what is under way, if nobody has gone for long."""
+        self._watch = None
+        if self._waiting:
+            if loop.time() - self._gone >= STUCK * 0.9:
+                self._go()
+            self._watch = loop.call_later(STUCK, self._look, loop)
+
+    def _go(self) -> None:
+        task = asyncio.create_task(self._together(self.enter()))
+        self._tasks.add(task)  # or it may be garbage before it is done
+        task.add_done_callback(self._tasks.discard)
+
+    async def _together(self, me: object) -> None:
+        waiting, time = self._waiting, asyncio.get_running_loop().time
+        try:
+            while waiting and self.under_way is me:
+                self._gone = time()
+                first = [waiting.popleft() for _ in range(min(TOGETHER, len(waiting)))]
+                if batch := [one for one in first if not one.future.done()]:
+                    await self._send(batch)
+        finally:
+            self.leave(me)
+
+
+class Gatherings(Generic[Q]):
+    """One for each event loop."""
+
+    def __init__(self, send: Send[Q]) -> None:
+        self._send = send
+        self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering[Q]] = weakref.WeakKeyDictionary()
+        self._last: tuple[asyncio.AbstractEventLoop | None, Gathering[Q]] = (None, Gathering(send))
+
+    def here(self) -> Gathering[Q]:
+        """Give that of the loop that is running."""
+        loop = asyncio.get_running_loop()
+        last, gathering = self._last
+        if last is not loop:
+            gathering = self._of.setdefault(loop, Gathering(self._send))
+            self._last = loop, gathering
+        return gathering
