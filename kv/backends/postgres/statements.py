@@ -18,6 +18,8 @@ BATCH: Final = 2_000
 """So many rows `cleanup` and `clear` remove in a transaction at most."""
 PAGE_BYTES: Final = 4_000_000
 """A page of values ends here, however few the entries are."""
+HASTE: Final = 50
+"""Milliseconds for which a statement of many callers waits for a lock."""
 TICK: Final = 512
 """Seconds in one step of `expires_bucket`: with the longest ttl it still is an `integer`."""
 
@@ -135,6 +137,27 @@ class Statements:
             bucket(_until("$8")),
             f"CASE WHEN $6 THEN s.expires_at ELSE {_until('$7')} END",
             f"CASE WHEN $6 THEN s.expires_bucket ELSE {_moved(bucket(_until('$7')))} END",
+        )
+
+        # of many callers, in any namespaces, see `together.py`
+        each = "unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[]"
+        same = "s.key_hash = a.h AND s.key_check = a.c"
+        self.get_each = (
+            f"SELECT a.i, s.value FROM {each}) WITH ORDINALITY AS a (h, c, n, k, i) JOIN {table} AS s "
+            f"ON {same} AND s.namespace = a.n AND s.key = a.k WHERE {_SEEN}"
+        )
+        # Who waits with others waits not long for a lock: it fails, all of it, and each goes by itself.
+        hasty = f"(SELECT set_config('lock_timeout', '{HASTE}', true)) AS hasty"
+        self.set_each = (
+            f"{into} SELECT a.h, a.c, a.n, a.k, a.v, NULL, NULL, statement_timestamp() "
+            f"FROM {hasty}, {each}, $5::bytea[]) AS a (h, c, n, k, v) "
+            f"{forever_too} RETURNING s.key_hash, s.key_check"
+        )
+        until_each = _until("a.t")
+        self.set_each_until = (
+            f"{into} SELECT a.h, a.c, a.n, a.k, a.v, {until_each}, {bucket(until_each)}, statement_timestamp() "
+            f"FROM {hasty}, {each}, $5::bytea[], $6::float8[]) AS a (h, c, n, k, v, t) "
+            f"{_upsert('excluded.expires_at')} RETURNING s.key_hash, s.key_check"
         )
 
         # many

@@ -373,7 +373,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
     @overload
     async def get(self, key: str, default: D) -> bytes | D: ...
     async def get(self, key: str, default: object = None) -> object:
-        value = await self._db.value((self._sql.get, self._rows.one(key)))
+        value = await self._db.get((self._sql.get, self._rows.one(key)))
         return default if value is None else value
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -457,7 +457,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
     # writing
 
     async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
-        if await self._db.write(self._put(key, value, None if ttl is None else ttl_ms(ttl))) != 1:
+        if await self._db.set(self._put(key, value, None if ttl is None else ttl_ms(ttl))) != 1:
             raise self._clash()
 
     async def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
@@ -490,7 +490,8 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
 
     async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
         step = self._addend(key, amount, ttl, ttl_if_new)
-        while (row := await self._db.returned(step)) is None:
+        add = self._db.increment if step[0] is self._sql.increment else self._db.returned
+        while (row := await add(step)) is None:
             current = await self.get(key)
             if current is None and await self._db.value((self._sql.clash, step[1][:4])):
                 raise self._clash()

@@ -16,6 +16,7 @@ from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Sourc
 from .errors import made_too, ours
 from .framing import OURS, Overtaken, Patience
 from .statements import BATCH
+from .together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -41,6 +42,7 @@ class Database:
         self.life = life
         self.check_open = life.check_open
         self.cleaner: Cleaner | None = None
+        self.together = None if isinstance(source, Bound) else Together(self)
         self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
     async def open(self) -> None:
@@ -68,6 +70,18 @@ class Database:
     async def _look(self) -> Any:
         found = await self._perform(self.settings.look, rows, writing=False, starting=True)
         return found[0]
+
+    async def get(self, step: Step) -> Any:
+        """Read the value of an entry, together with what others read."""
+        return await (self.together.get(step) if self.together else self.value(step))
+
+    async def set(self, step: Step) -> int:
+        """Set an entry, together with what others set. Gives how many rows it changed."""
+        return await (self.together.set(step) if self.together else self.write(step))
+
+    async def increment(self, step: Step) -> Any:
+        """Add to an entry, together with what others add to it. Gives the row that is returned, or None."""
+        return await (self.together.increment(step) if self.together else self.returned(step))
 
     async def value(self, step: Step) -> Any:
         """Read the first column of the first row; None where there is none."""

@@ -1,0 +1,168 @@
+"""Calls of an async store that share a statement: what many tasks read, set and count at once. See `kv.backends.gathering`.
+
+A call that a shared statement did not serve goes by itself after all, so errors and waits are its own: one whose row
+somebody else has locked, one that is refused, or all of a statement that the server did not do.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Final
+
+from kv.backends.gathering import Gatherings
+from kv.errors import BackendError, OutcomeUnknown, StoreClosed, Unavailable
+from kv.values import INT_MAX
+
+from .asyncpg_sources import affected, first, rows, value
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from kv.backends.gathering import Waiting
+
+    from .rows import Step
+    from .through_asyncpg import Database
+
+LARGE: Final = 1 << 16
+"""Values of more bytes are set one by one: to share a statement gains them nothing, and it would hold all of them."""
+_ALONE: Final = object()
+"""What tells a call to go by itself."""
+
+
+class Together:
+    """What shares statements. Attributes: the sets, and for each row that is counted on, the increments."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._gets: Gatherings[tuple[Any, ...]] = Gatherings(self._read)
+        self._sets: Gatherings[tuple[Any, ...]] = Gatherings(self._store)
+        self._sums: dict[tuple[Any, ...], Gatherings[Step]] = {}
+
+    async def get(self, step: Step) -> Any:
+        """`Database.value` of `Statements.get`."""
+        gathering = self._gets.here()
+        if gathering.under_way is not None:
+            found = await gathering.join(step[1])
+            return await self._db._perform(step, value, writing=False) if found is _ALONE else found
+        me = gathering.enter()
+        try:
+            return await self._db._perform(step, value, writing=False)
+        finally:
+            gathering.leave(me)
+
+    async def set(self, step: Step) -> int:
+        """`Database.write` of `Statements.set` or `set_until`."""
+        if len(step[1][4]) > LARGE:
+            return await self._db.write(step)
+        gathering = self._sets.here()
+        if gathering.under_way is not None:
+            done = await gathering.join(step[1])
+            return await self._db.write(step) if done is _ALONE else done
+        me = gathering.enter()
+        try:
+            return await self._db._perform(step, affected, writing=True)
+        finally:
+            gathering.leave(me)
+
+    async def increment(self, step: Step) -> Any:
+        """`Database.returned` of `Statements.increment`."""
+        row = step[1][:4]
+        gatherings = self._sums.get(row)
+        if gatherings is None:
+            gatherings = self._sums[row] = Gatherings(self._count)
+        gathering = gatherings.here()
+        if gathering.under_way is not None:
+            sum_ = await gathering.join(step)
+            return await self._db.returned(step) if sum_ is _ALONE else (sum_,)
+        me = gathering.enter()
+        try:
+            return await self._db._perform(step, first, writing=True)
+        finally:
+            gathering.leave(me)
+            if gathering.under_way is None:
+                self._sums.pop(row, None)
+
+    async def _single(
+        self, one: Waiting[Any], step: Step, run: Callable[[Any, Step], Awaitable[Any]], *, writing: bool
+    ) -> None:
+        """Run the plain statement where only one waits."""
+        try:
+            one.done(await self._db._perform(step, run, writing=writing))
+        except BaseException as e:
+            one.failed(e)
+
+    async def _read(self, batch: list[Waiting[tuple[Any, ...]]]) -> None:
+        if len(batch) == 1:
+            await self._single(batch[0], (self._db.settings.sql.get, batch[0].asks), value, writing=False)
+            return
+        asked = [*dict.fromkeys(one.asks for one in batch)]
+        step = self._db.settings.sql.get_each, tuple(map(list, zip(*asked, strict=True)))
+        try:
+            found = dict(await self._db._perform(step, rows, writing=False))
+        except BaseException as e:
+            _failed(batch, e)
+            return
+        values = {asks: found.get(i) for i, asks in enumerate(asked, 1)}
+        for one in batch:
+            one.done(values[one.asks])
+
+    async def _store(self, batch: list[Waiting[tuple[Any, ...]]]) -> None:
+        """Of a key that is set twice the last value is stored: nobody could have seen the one before."""
+        texts = self._db.settings.sql
+        if len(batch) == 1:
+            asks = batch[0].asks
+            await self._single(
+                batch[0], (texts.set if len(asks) == 5 else texts.set_until, asks), affected, writing=True
+            )
+            return
+        last = {one.asks[:4]: one.asks for one in batch}
+        sql = texts.set_each
+        ordered = sorted(last.values())
+        if any(len(asks) > 5 for asks in ordered):
+            sql = texts.set_each_until
+            ordered = [(*asks, None)[:6] for asks in ordered]
+        step = sql, tuple(map(list, zip(*ordered, strict=True)))
+        try:
+            stored = {(row[0], row[1].hex) for row in await self._db._perform(step, rows, writing=True)}
+        except BaseException as e:
+            _failed(batch, e)
+            return
+        for one in batch:
+            one.done(1 if one.asks[:2] in stored else _ALONE)
+
+    async def _count(self, batch: list[Waiting[Step]]) -> None:
+        """Add all amounts at once; who came first gets what the sum was when his was in it and the later ones were not."""
+        (sql, args) = batch[0].asks
+        amounts = [one.asks[1][4] for one in batch]
+        total = sum(amounts)
+        found = None
+        if sum(map(abs, amounts)) <= INT_MAX:
+            try:
+                found = await self._db._perform((sql, (*args[:4], total)), first, writing=True)
+            except BaseException as e:
+                _failed(batch, e)
+                return
+        if found is None:  # refused, or would be on the way
+            for one in batch:
+                one.done(_ALONE)
+            return
+        count = int(found[0]) - total
+        for one, amount in zip(batch, amounts, strict=True):
+            count += amount
+            one.done(count)
+
+
+def _failed(batch: Sequence[Waiting[Any]], error: BaseException) -> None:
+    """Give each what would have come of it alone; what the server refused for one is tried for each."""
+    for one in batch:
+        if isinstance(error, OutcomeUnknown | Unavailable | StoreClosed) or not isinstance(error, BackendError):
+            one.failed(_copied(error))
+        else:
+            one.done(_ALONE)
+
+
+def _copied(error: BaseException) -> BaseException:
+    """Give each caller an exception of his own: a traceback grows where it is raised."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
