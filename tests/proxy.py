@@ -18,10 +18,12 @@ class Proxy:
     Attributes:
         lose: how many of the next answers are lost, each with its connection: the server has done what it was told, and
             nobody hears of it.
+        spare: how many are not, before these.
         port: where it answers.
     """
 
     lose = 0
+    spare = 0
     port = 0
 
     def __init__(self, to: int, certificate: str | None = None) -> None:
@@ -85,7 +87,9 @@ class Proxy:
     async def _carry(self, begin: asyncio.StreamReader, end: asyncio.StreamWriter, *, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while said := await begin.read(65_536):
-                if answers and self.lose:
+                if answers and self.spare:
+                    self.spare -= 1
+                elif answers and self.lose:
                     self.lose -= 1
                     return
                 end.write(said)

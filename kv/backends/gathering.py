@@ -69,8 +69,14 @@ class Gathering(Generic[Q]):
         """Be back, and have those go who have come meanwhile."""
         if self.under_way is me:
             self.under_way = None
+            self._forget()
             if self._waiting:
                 self._go()
+
+    def _forget(self) -> None:
+        """Leave out those in front who wait no longer; all, where the loop is ending."""
+        while self._waiting and self._waiting[0].future.done():
+            self._waiting.popleft()
 
     def join(self, asks: Q) -> asyncio.Future[Any]:
         """Wait, to go with others. Gives the future of what comes of it."""
@@ -85,6 +91,7 @@ class Gathering(Generic[Q]):
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have those who wait go without what is under way, if nobody has gone for long."""
         self._watch = None
+        self._forget()
         if self._waiting:
             if loop.time() - self._gone >= STUCK * 0.9:
                 self._go()

@@ -155,9 +155,11 @@ class Statements:
         )
         until_each = _until("a.t")
         self.set_each_until = (
-            f"{into} SELECT a.h, a.c, a.n, a.k, a.v, {until_each}, {bucket(until_each)}, statement_timestamp() "
+            f"{into} SELECT a.h, a.c, a.n, a.k, a.v, {until_each}, {bucket(until_each)}, clock_timestamp() "
             f"FROM {hasty}, {each}, $5::bytea[], $6::float8[]) AS a (h, c, n, k, v, t) "
-            f"{_upsert('excluded.expires_at')} RETURNING s.key_hash, s.key_check"
+            # counted again from when the lock is there
+            f"{_upsert('clock_timestamp() + (excluded.expires_at - excluded.updated_at)')} "
+            "RETURNING s.key_hash, s.key_check"
         )
 
         # many

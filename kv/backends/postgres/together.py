@@ -6,7 +6,9 @@ somebody else has locked, one that is refused, or all of a statement that the se
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from kv.backends.gathering import Gatherings
@@ -30,13 +32,14 @@ _ALONE: Final = object()
 
 
 class Together:
-    """What shares statements. Attributes: the sets, and for each row that is counted on, the increments."""
+    """What shares statements: the gets of all rows, the sets of all rows, and the increments of each."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._gets: Gatherings[tuple[Any, ...]] = Gatherings(self._read)
         self._sets: Gatherings[tuple[Any, ...]] = Gatherings(self._store)
-        self._sums: dict[tuple[Any, ...], Gatherings[Step]] = {}
+        # of rows that are being counted on: their callers hold them
+        self._sums: weakref.WeakValueDictionary[tuple[Any, ...], Gatherings[Step]] = weakref.WeakValueDictionary()
 
     async def get(self, step: Step) -> Any:
         """`Database.value` of `Statements.get`."""
@@ -79,8 +82,6 @@ class Together:
             return await self._db._perform(step, first, writing=True)
         finally:
             gathering.leave(me)
-            if gathering.under_way is None:
-                self._sums.pop(row, None)
 
     async def _single(
         self, one: Waiting[Any], step: Step, run: Callable[[Any, Step], Awaitable[Any]], *, writing: bool
@@ -159,6 +160,8 @@ def _failed(batch: Sequence[Waiting[Any]], error: BaseException) -> None:
             one.failed(_copied(error))
         else:
             one.done(_ALONE)
+    if isinstance(error, asyncio.CancelledError):
+        raise error
 
 
 def _copied(error: BaseException) -> BaseException:

@@ -340,12 +340,12 @@ class Database:
             source = self._source(address)
             session = await source.take()
         except BaseException as e:
-            settle(batch, (False, e), e)
+            settle(batch, e, sent=False)
             return
         try:
             await session.answer(batch)
         except BaseException as e:
-            settle(batch, (True, e), e)
+            settle(batch, e, sent=True)
         finally:
             await source.give(session)
 
@@ -501,14 +501,16 @@ class Database:
             await source.close()
 
 
-def settle(batch: list[Waiting[Command]], outcome: tuple[bool, BaseException], error: BaseException) -> None:
-    """Give those that have no answer yet what became of all; raise what is no error of the server's or the driver's."""
+def settle(batch: list[Waiting[Command]], error: BaseException, *, sent: bool) -> None:
+    """Tell those that have no answer yet what became of all. What is no error of the driver's or of ours is raised here too."""
     known = isinstance(error, (*DRIVER_ERRORS, KVError))
     for one in batch:
         if known:
-            one.done(outcome)
+            one.done((sent, error))
         else:
             one.failed(error)
+    if not known:
+        raise error
 
 
 async def all_of(calls: Any) -> list[Any]:
