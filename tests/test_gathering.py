@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -321,6 +323,24 @@ def test_loops_in_several_threads_do_not_wait_for_each_other(url: str) -> None:
     asyncio.run(end())
 
 
+def test_a_store_that_nobody_holds_is_gone_at_once(url: str) -> None:
+    async def main() -> None:
+        store: Any = kv.open_async(url)
+        await asyncio.gather(*(store.increment("n") for _ in range(50)))
+        await asyncio.gather(*(store.get("n") for _ in range(50)))
+        await (store._db.leave() if hasattr(store._db, "leave") else store._db.source.leave())
+        await asyncio.sleep(0)
+        gone = weakref.ref(store._db)
+        gc.disable()
+        del store
+        assert gone() is None
+
+    try:
+        bounded(main, 30)
+    finally:
+        gc.enable()
+
+
 # the gathering itself
 
 
@@ -334,7 +354,7 @@ def test_who_waits_behind_what_is_stuck_goes_without_it() -> None:
             for one in batch:
                 one.done(one.asks)
 
-        gathering: Gathering[int] = Gathering(send)
+        gathering: Gathering[int] = Gathering(send, asyncio.get_running_loop())
         me = gathering.enter()
         first = gathering.join(0)
         gathering.leave(me)  # the first goes, and is not heard of

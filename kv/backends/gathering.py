@@ -49,9 +49,10 @@ class Waiting(Generic[Q]):
 class Gathering(Generic[Q]):
     """The calls of one kind in one event loop. `send` answers every one of those that it is given, and raises nothing."""
 
-    __slots__ = ("_gone", "_send", "_tasks", "_waiting", "_watch", "under_way")
+    __slots__ = ("_gone", "_loop", "_send", "_tasks", "_waiting", "_watch", "under_way")
 
-    def __init__(self, send: Send[Q]) -> None:
+    def __init__(self, send: Send[Q], loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._send = send
         self._waiting: deque[Waiting[Q]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,30 +81,30 @@ class Gathering(Generic[Q]):
 
     def join(self, asks: Q) -> asyncio.Future[Any]:
         """Wait, to go with others. Gives the future of what comes of it."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append(Waiting(asks, future))
         if self._watch is None:
             self._gone = loop.time()  # by the time that matters: it may have been under way for longer
-            self._watch = loop.call_later(STUCK, self._look, loop)
+            self._watch = loop.call_later(STUCK, self._look)
         return future
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self) -> None:
         """Have those who wait go without what is under way, if nobody has gone for long."""
         self._watch = None
         self._forget()
         if self._waiting:
-            if loop.time() - self._gone >= STUCK * 0.9:
+            if self._loop.time() - self._gone >= STUCK * 0.9:
                 self._go()
-            self._watch = loop.call_later(STUCK, self._look, loop)
+            self._watch = self._loop.call_later(STUCK, self._look)
 
     def _go(self) -> None:
-        task = asyncio.create_task(self._together(self.enter()))
+        task = self._loop.create_task(self._together(self.enter()))
         self._tasks.add(task)  # or it may be garbage before it is done
         task.add_done_callback(self._tasks.discard)
 
     async def _together(self, me: object) -> None:
-        waiting, time = self._waiting, asyncio.get_running_loop().time
+        waiting, time = self._waiting, self._loop.time
         try:
             while waiting and self.under_way is me:
                 self._gone = time()
@@ -120,13 +121,14 @@ class Gatherings(Generic[Q]):
     def __init__(self, send: Send[Q]) -> None:
         self._send = send
         self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering[Q]] = weakref.WeakKeyDictionary()
-        self._last: tuple[asyncio.AbstractEventLoop | None, Gathering[Q]] = (None, Gathering(send))
+        self._last: tuple[asyncio.AbstractEventLoop, Gathering[Q]] | None = None
 
     def here(self) -> Gathering[Q]:
         """Give that of the loop that is running."""
         loop = asyncio.get_running_loop()
-        last, gathering = self._last
-        if last is not loop:
-            gathering = self._of.setdefault(loop, Gathering(self._send))
-            self._last = loop, gathering
+        last = self._last
+        if last is not None and last[0] is loop:
+            return last[1]
+        gathering = self._of.get(loop) or self._of.setdefault(loop, Gathering(self._send, loop))
+        self._last = loop, gathering
         return gathering

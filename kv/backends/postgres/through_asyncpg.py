@@ -42,7 +42,11 @@ class Database:
         self.life = life
         self.check_open = life.check_open
         self.cleaner: Cleaner | None = None
-        self.together = None if isinstance(source, Bound) else Together(self)
+        # what many tasks may share; not inside a transaction of somebody else's
+        shared = None if isinstance(source, Bound) else Together(self)
+        self.get = shared.get if shared else self.value
+        self.set = shared.set if shared else self.write
+        self.increment = shared.increment if shared else self.returned
         self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
     async def open(self) -> None:
@@ -70,18 +74,6 @@ class Database:
     async def _look(self) -> Any:
         found = await self._perform(self.settings.look, rows, writing=False, starting=True)
         return found[0]
-
-    async def get(self, step: Step) -> Any:
-        """Read the value of an entry, together with what others read."""
-        return await (self.together.get(step) if self.together else self.value(step))
-
-    async def set(self, step: Step) -> int:
-        """Set an entry, together with what others set. Gives how many rows it changed."""
-        return await (self.together.set(step) if self.together else self.write(step))
-
-    async def increment(self, step: Step) -> Any:
-        """Add to an entry, together with what others add to it. Gives the row that is returned, or None."""
-        return await (self.together.increment(step) if self.together else self.returned(step))
 
     async def value(self, step: Step) -> Any:
         """Read the first column of the first row; None where there is none."""

@@ -35,7 +35,7 @@ class Together:
     """What shares statements: the gets of all rows, the sets of all rows, and the increments of each."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self._db: Database = weakref.proxy(db)  # whoever calls holds it; a circle would keep it open when nobody does
         self._gets: Gatherings[tuple[Any, ...]] = Gatherings(self._read)
         self._sets: Gatherings[tuple[Any, ...]] = Gatherings(self._store)
         # of rows that are being counted on: their callers hold them

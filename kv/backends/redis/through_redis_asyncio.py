@@ -314,7 +314,9 @@ class Database:
     def _gathering(self, address: Address) -> Gatherings[Command]:
         found = self._gatherings.get(address)
         if found is None:
-            found = self._gatherings.setdefault(address, Gatherings(partial(self._together, address)))
+            # whoever calls holds the database; a circle would keep it open when nobody does
+            send = partial(Database._together, weakref.proxy(self), address)
+            found = self._gatherings.setdefault(address, Gatherings(send))
         return found
 
     async def _alone(self, address: Address, command: Command) -> tuple[bool, Any]:
