@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from programs import pythons
 
 import kv
 from kv.testing.suite import Lifted, gone, together
-from kv.wrappers import AsyncNearCache, NearCache
+from kv.wrappers import AsyncNearCache, NearCache, nearcache
 from kv.wrappers.base import AsyncWrapper, Wrapper
 
 if TYPE_CHECKING:
@@ -65,6 +66,60 @@ def test_an_entry_is_not_given_past_its_own_deadline(opens: Opens, anywhere: str
         assert await cache.get("k") == b"2"
 
     run(opens(anywhere), body)
+
+
+@both
+def test_how_old_a_value_is_counts_from_before_it_was_read(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(nearcache, "monotonic", lambda: now)
+
+    def later(method: Any) -> Any:
+        """The store's own read, which takes 4 seconds."""
+
+        def look(keys: list[str]) -> Any:
+            nonlocal now
+            found = method(keys)
+            now += 4
+            return found
+
+        return look
+
+    async def body(store: Any) -> None:
+        nonlocal now
+        cache = near(store, ttl=5)
+        await store.set("k", b"1")
+        innermost = cache._store.store if isinstance(cache, Lifted) else cache.store
+        monkeypatch.setattr(innermost, "_look", later(innermost._look))
+        assert await cache.get("k") == b"1"
+        await store.set("k", b"2")
+        now += 0.9
+        assert await cache.get("k") == b"1"
+        now += 0.1
+        assert await cache.get("k") == b"2"
+
+    run(opens("memory://"), body)
+
+
+@both
+def test_no_key_however_it_is_made_is_answered_from_another_namespace(opens: Opens) -> None:
+    async def body(store: Any) -> None:
+        cache = near(store)
+        await cache.set("k", b"root's")
+        await cache.get("k")
+        for path in (["a"], ["a", "b"]):
+            view = cache
+            for name in path:
+                view = view.namespace(name)
+            await view.set("k", b"secret")
+            await view.get("k")
+        kept = cache._store if isinstance(cache, Lifted) else cache
+        assert len(kept._memory.entries) == 3
+        for name in [*kept._memory.entries, "a\x1ek", "a\x1fb\x1ek", "\x1ek", "\x1fb\x1ek", "b\x1ek"]:
+            for view in (cache, cache.namespace("a")):
+                with pytest.raises(kv.InvalidKey):
+                    await view.get(name)
+
+    run(opens("memory://"), body)
 
 
 @both
@@ -222,11 +277,11 @@ def test_it_holds_no_more_entries_and_bytes_than_it_may() -> None:
             few.get("k0")  # asked for again and again, it stays
             small.get(f"k{n}")
         assert few.near_info()[:3] == (10, 10, 3)
-        assert [*few._memory.entries] == ["k8", "k9", "k0"]
-        assert (small.near_info().entries, small.near_info().bytes) == (2, 84)
+        assert [name[-2:] for name in few._memory.entries] == ["k8", "k9", "k0"]
+        assert (small.near_info().entries, small.near_info().bytes) == (2, 86)
         store.set("large", bytes(101))
         assert len(small.get("large") or b"") == 101
-        assert "large" not in small._memory.entries
+        assert not [name for name in small._memory.entries if name.endswith("large")]
         assert small.near_info().entries == 2
 
 
@@ -259,15 +314,22 @@ def test_what_is_read_inside_a_transaction_is_not_kept_for_those_outside(postgre
 def test_a_child_of_a_fork_in_the_midst_of_a_write_keeps_what_it_reads(tmp_path: Any) -> None:
     with NearCache(kv.open(f"sqlite:///{tmp_path}/app.db"), ttl=3_600) as cache:
         cache.set("k", b"1")
-        cache._memory.writing(["k"])
+        [name] = cache._names(["k"]) or []
+        cache._memory.writing([name])
+        cache._memory.writing(None)
         child = os.fork()
         if not child:
             try:
                 ok = cache.get("k") == b"1" and cache.near_info()[:3] == (0, 1, 1)
+                cache._memory.written(None)  # as what forked inside a write goes on
+                cache._memory.written([name])
+                cache.set("k", b"2")
+                ok = ok and cache.get("k") == cache.get("k") == b"2" and cache.near_info()[:3] == (1, 2, 1)
             finally:
                 os._exit(0 if ok else 1)
         assert os.waitpid(child, 0)[1] == 0
-        cache._memory.written(["k"])
+        cache._memory.written(None)
+        cache._memory.written([name])
 
 
 def test_processes_see_each_others_writes_after_the_ttl_and_their_own_at_once(shared: str) -> None:
@@ -284,6 +346,28 @@ def test_processes_see_each_others_writes_after_the_ttl_and_their_own_at_once(sh
                 pass
     """
     pythons(code, shared)
+
+
+def test_a_hit_between_any_two_steps_of_a_fill_disturbs_nothing() -> None:
+    with NearCache(kv.MemoryStore(), ttl=3_600, max_entries=4) as cache:
+        cache.get("hot")
+        cache.get("cold")
+        steps = 0
+
+        def hit(frame: Any, event: str, arg: Any) -> None:  # it takes no lock: so may another thread's
+            nonlocal steps
+            steps += 1
+            cache.get(("hot", "cold")[steps % 2])
+
+        for n in range(10):
+            sys.setprofile(hit)
+            try:
+                assert cache.get(f"k{n}") is None
+            finally:
+                sys.setprofile(None)
+        assert steps > 100
+        assert cache.near_info().entries == 4
+        assert cache.near_info().misses == 12  # both were there all along
 
 
 def test_threads_may_fill_and_evict_at_once() -> None:

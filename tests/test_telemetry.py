@@ -127,6 +127,24 @@ def test_an_error_is_told_by_its_class_and_comes_out_as_it_is(opens: Opens, told
     run(opens("memory://"), body)
 
 
+@both
+def test_a_scan_that_is_left_early_is_no_error(opens: Opens, told: Told) -> None:
+    async def body(store: Any) -> None:
+        await store.set_many({"ab": b"1", "ac": b"2"})
+        steps = told.store(store, record_keys=True).scan("a")
+        assert await anext(steps) == ("ab", b"1")
+        assert not told.spans
+        await steps.aclose()
+        (span,) = told.spans
+        assert "error.type" not in span.attributes
+        assert span.attributes["kv.prefix"] == "a"
+        assert "kv.key" not in span.attributes
+        (point,) = told.points("db.client.operation.duration")
+        assert "error.type" not in point.attributes
+
+    run(opens("memory://"), body)
+
+
 def test_calls_side_by_side_are_children_of_their_own_parents(told: Told) -> None:
     tracer = told.tracers.get_tracer("test")
 

@@ -1,20 +1,24 @@
 """A cache in this process, near whoever reads, of what a store far away holds.
 
 What is answered from it is as old as `ttl` at most, never past its own deadline, and never older than a write through
-this wrapper: before a write its keys are forgotten, and nothing that is read while it runs is kept (a read may have begun
-before it and end after it, with the value of before).
+this wrapper that has ended: before a write its keys are forgotten, and nothing that is read while it runs is kept (a read
+may have begun before it and end after it, with the value of before).
+
+A deadline that a server has set is compared with the clock of this machine: where that is behind, what has expired may be
+given for as much longer, but for `ttl` at most. A write that was cancelled or is an `OutcomeUnknown` may happen after that;
+then it is seen as others' writes are.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar, overload
 
 from kv.backends.forking import concerns
 from kv.errors import ConfigError
-from kv.expiry import ttl_ms, wall_ms
+from kv.expiry import ttl_ms
 from kv.keys import SEPARATOR, check_key
 
 from .base import AsyncWrapper, Wrapper
@@ -36,18 +40,30 @@ TTL_: Final = 5.0
 MAX_ENTRIES: Final = 10_000
 MAX_BYTES: Final = 64 << 20
 _END: Final = "\x1e"
-"""Between a path and a key, where they are one: neither can hold it."""
+"""Between a path and a key, where they are one, and before the root's keys. No path and no key that is kept can hold it, so
+that no key that is asked for, however it was made, names an entry of another namespace.
+"""
 
 
 class NearCacheInfo(NamedTuple):
     """What `near_info` gives: of all namespaces, since the wrapper was made in this process."""
 
     hits: int
+    """Counted without a lock: threads that hit at one instant may count as one."""
     misses: int
     entries: int
     """How many are kept now, those that have become too old counted in."""
     bytes: int
     """Of their names and values."""
+
+
+class _Lease:
+    """A read under way. What it finds is kept if nobody has written meanwhile."""
+
+    __slots__ = ("began",)
+
+    def __init__(self) -> None:
+        self.began = monotonic()
 
 
 class _Memory:
@@ -68,22 +84,22 @@ class _Memory:
         self.entries: OrderedDict[str, tuple[bytes | None, float]] = OrderedDict()
         self._lock = threading.RLock()
         """Protects what follows, and every change of `entries`."""
-        self._filling: dict[str, object] = {}
+        self._filling: dict[str, _Lease] = {}
         self._writing: Counter[str] = Counter()
         self._writing_all = 0
         self._bytes = 0
         self.hits = self.misses = 0
 
-    def reading(self, name: str) -> object:
+    def reading(self, name: str) -> _Lease | None:
         """Give what has to be shown to keep what will be read; None where it will not be kept."""
         with self._lock:
             self.misses += 1
             if self._writing_all or name in self._writing:
                 return None
-            lease = self._filling[name] = object()
+            lease = self._filling[name] = _Lease()
             return lease
 
-    def read(self, name: str, lease: object, found: dict[str, Record] | None) -> None:
+    def read(self, name: str, lease: _Lease | None, found: dict[str, Record] | None) -> None:
         """Keep what was read, if nobody has written to it since then; None: nothing was."""
         with self._lock:
             if lease is None or self._filling.get(name) is not lease:
@@ -93,25 +109,26 @@ class _Memory:
                 return
             record = next(iter(found.values()), None)
             value = record.value if record else None
-            left = self.ttl
+            until = lease.began + self.ttl  # it was read at some instant since then
             if record and record.expires_at is not None:
-                left = min(left, (record.expires_at - wall_ms()) / 1000)
-            if left > 0:
-                self._keep(name, value, monotonic() + left)
+                until = min(until, monotonic() + record.expires_at / 1000 - time())
+            if until > monotonic():
+                self._keep(name, value, until)
 
     def _keep(self, name: str, value: bytes | None, until: float) -> None:
         self._drop(name)
-        size = len(name) + len(value or b"")
+        size = _size(name, value)
         if size > self.max_bytes:
             return
         self.entries[name] = (value, until)
         self._bytes += size
         while len(self.entries) > self.max_entries or self._bytes > self.max_bytes:
-            self._drop(next(iter(self.entries)))
+            oldest, entry = self.entries.popitem(last=False)  # in one step: a hit may reorder them between two
+            self._bytes -= _size(oldest, entry[0])
 
     def _drop(self, name: str) -> None:
         if (entry := self.entries.pop(name, None)) is not None:
-            self._bytes -= len(name) + len(entry[0] or b"")
+            self._bytes -= _size(name, entry[0])
 
     def writing(self, names: list[str] | None) -> None:
         """Forget what is about to be written; None: everything."""
@@ -131,7 +148,7 @@ class _Memory:
         """Keep it again from now on."""
         with self._lock:
             if names is None:
-                self._writing_all -= 1
+                self._writing_all = max(0, self._writing_all - 1)  # it may have begun before a fork
                 return
             for name in names:
                 self._writing[name] -= 1
@@ -150,12 +167,16 @@ class _Memory:
             self._begin()
 
 
+def _size(name: str, value: bytes | None) -> int:
+    return len(name) + len(value or b"")
+
+
 class _Near:
     """What both colours share."""
 
     store: Any
     _memory: _Memory
-    _prefix = ""
+    _prefix: str
 
     def _remember(self, ttl: TTL, max_entries: int, max_bytes: int) -> None:
         if not hasattr(self.store, "_look"):
@@ -171,7 +192,7 @@ class _Near:
     def _stand(self, store: Any) -> None:
         super()._stand(store)  # type: ignore[misc]
         path = self._path  # type: ignore[attr-defined]
-        self._prefix = SEPARATOR.join(path) + _END if path else ""
+        self._prefix = SEPARATOR.join(path) + _END
 
     def _names(self, keys: Iterable[str] | None) -> list[str] | None:
         return None if keys is None else [self._prefix + check_key(key) for key in keys]

@@ -22,6 +22,11 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _SYSTEMS: Final = {"postgres": "postgresql"}
+_FIRST: Final = {
+    **dict.fromkeys(("keys", "scan", "count", "clear", "pages"), "kv.prefix"),
+    **dict.fromkeys(("dump", "records", "backup"), None),
+}
+"""By operation: what its first argument is, where that is no key."""
 _BUCKETS: Final = [0.000_05, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0]
 """Seconds: where the histogram divides what is measured."""
 
@@ -64,6 +69,8 @@ class _Recorder:
                     yield lambda result: self._gave(operation, args, result)
             else:
                 yield lambda _: None
+        except GeneratorExit:  # who iterates has seen enough
+            raise
         except BaseException as e:
             about["error.type"] = type(e).__qualname__  # a message may hold a key
             if isinstance(e, Exception):
@@ -82,8 +89,8 @@ class _Recorder:
         if self._keys:
             if path:
                 attributes["db.namespace"] = "/".join(path)
-            if isinstance(first, str):
-                attributes["kv.key"] = first
+            if isinstance(first, str) and (name := _FIRST.get(about["db.operation.name"], "kv.key")):
+                attributes[name] = first
             elif isinstance(first, list | dict):
                 attributes["kv.keys"] = [key for key in first if isinstance(key, str)]
         return attributes
