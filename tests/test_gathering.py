@@ -12,10 +12,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from proxy import Proxy
 
 import kv
 from kv.backends.gathering import Gathering, Waiting
+from kv.backends.postgres.together import sums_of
 from kv.backends.redis.replies import plain
 from kv.testing.suite import bounded
 
@@ -113,6 +116,42 @@ def test_next_to_the_edge_only_those_fail_whose_sum_is_too_large(url: str) -> No
         assert [r for r in results if not isinstance(r, kv.IntegerOverflow)]
 
     run(url, body)
+
+
+@given(st.lists(st.integers(-(2**63), EDGE), min_size=1, max_size=8), st.integers(-(2**63), EDGE))
+def test_sums_that_are_told_are_those_of_some_order_and_fit(amounts: list[int], start: int) -> None:
+    assume(sum(map(abs, amounts)) <= EDGE)
+    assume(-(2**63) <= start + sum(amounts) <= EDGE)
+    sums = sums_of(amounts, start)
+    assert all(-(2**63) <= made <= EDGE for made in sums)
+    left = [*zip(amounts, sums, strict=True)]
+    now = start
+    while left:  # each has its turn
+        step = next(one for one in left if now + one[0] == one[1])
+        left.remove(step)
+        now = step[1]
+    assert now == start + sum(amounts)
+
+
+def test_loops_that_are_over_are_not_held(url: str) -> None:
+    store = kv.open_async(url)
+
+    async def work() -> weakref.ref[Any]:
+        await asyncio.gather(*(store.increment("n") for _ in range(5)))
+        await asyncio.gather(*(store.get("n") for _ in range(5)))
+        await store._db.leave() if hasattr(store._db, "leave") else await store._db.source.leave()  # type: ignore[attr-defined]
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [asyncio.run(work()) for _ in range(5)]
+    gc.collect()
+    assert (
+        sum(loop() is not None for loop in loops) <= 2
+    )  # of five: the last, of which nobody has heard yet that it is over
+
+    async def end() -> None:
+        await store.aclose()
+
+    asyncio.run(end())
 
 
 def test_what_is_wrong_with_one_is_told_to_him_alone(url: str) -> None:

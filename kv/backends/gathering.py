@@ -9,7 +9,6 @@ own call; they hold no connection meanwhile.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -71,7 +70,7 @@ class Gathering(Generic[Q]):
         if self.under_way is me:
             self.under_way = None
             self._forget()
-            if self._waiting:
+            if self._waiting and not self._loop.is_closed():
                 self._go()
 
     def _forget(self) -> None:
@@ -120,7 +119,7 @@ class Gatherings(Generic[Q]):
 
     def __init__(self, send: Send[Q]) -> None:
         self._send = send
-        self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering[Q]] = weakref.WeakKeyDictionary()
+        self._of: dict[asyncio.AbstractEventLoop, Gathering[Q]] = {}
         self._last: tuple[asyncio.AbstractEventLoop, Gathering[Q]] | None = None
 
     def here(self) -> Gathering[Q]:
@@ -129,6 +128,11 @@ class Gatherings(Generic[Q]):
         last = self._last
         if last is not None and last[0] is loop:
             return last[1]
-        gathering = self._of.get(loop) or self._of.setdefault(loop, Gathering(self._send, loop))
+        gathering = self._of.get(loop)
+        if gathering is None:
+            for other in [*self._of]:  # a gathering holds its loop
+                if other.is_closed():
+                    self._of.pop(other, None)
+            gathering = self._of.setdefault(loop, Gathering(self._send, loop))
         self._last = loop, gathering
         return gathering

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import weakref
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from kv.backends.gathering import Gatherings
-from kv.errors import BackendError, OutcomeUnknown, StoreClosed, Unavailable
-from kv.values import INT_MAX
+from kv.errors import BackendError, OutcomeUnknown, Unavailable, ValueTooLarge
+from kv.values import INT_MAX, INT_MIN
 
 from .asyncpg_sources import affected, first, rows, value
+from .errors import lost, sqlstate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -132,7 +134,7 @@ class Together:
             one.done(1 if one.asks[:2] in stored else _ALONE)
 
     async def _count(self, batch: list[Waiting[Step]]) -> None:
-        """Add all amounts at once; who came first gets what the sum was when his was in it and the later ones were not."""
+        """Add all amounts at once, and give each the sum that it made."""
         (sql, args) = batch[0].asks
         amounts = [one.asks[1][4] for one in batch]
         total = sum(amounts)
@@ -147,19 +149,40 @@ class Together:
             for one in batch:
                 one.done(_ALONE)
             return
-        count = int(found[0]) - total
-        for one, amount in zip(batch, amounts, strict=True):
-            count += amount
-            one.done(count)
+        for one, made in zip(batch, sums_of(amounts, int(found[0]) - total), strict=True):
+            one.done(made)
+
+
+def sums_of(amounts: list[int], start: int) -> list[int]:
+    """Give the sum that each amount made, as if they had been added one after the other.
+
+    In the order in which they came; where that leaves 64 bits on the way, those first that lead away from the edge: the
+    sum of all fits, so none of these sums is further out than start or end.
+    """
+    sums = [*accumulate(amounts, initial=start)][1:]
+    if min(sums) >= INT_MIN and max(sums) <= INT_MAX:
+        return sums
+    for i in sorted(range(len(amounts)), key=lambda i: (amounts[i] > 0) is (start >= 0)):
+        start += amounts[i]
+        sums[i] = start
+    return sums
+
+
+def _undone(error: BaseException) -> bool:
+    """Whether the server did not do a statement, for a reason that may be one caller's, or that of all being together."""
+    if isinstance(error, Unavailable):  # refused, as by `statement_timeout`; where it was lost nobody tries again
+        cause = error.__cause__
+        return cause is not None and sqlstate(cause) != "" and not lost(cause)
+    return isinstance(error, BackendError | ValueTooLarge) and not isinstance(error, OutcomeUnknown)
 
 
 def _failed(batch: Sequence[Waiting[Any]], error: BaseException) -> None:
     """Give each what would have come of it alone; what the server refused for one is tried for each."""
     for one in batch:
-        if isinstance(error, OutcomeUnknown | Unavailable | StoreClosed) or not isinstance(error, BackendError):
-            one.failed(_copied(error))
-        else:
+        if _undone(error):
             one.done(_ALONE)
+        else:
+            one.failed(_copied(error))
     if isinstance(error, asyncio.CancelledError):
         raise error
 
