@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proxy import Proxy
 
 import kv
-from kv.backends.gathering import Gathering, Waiting
+from kv.backends.gathering import Batch, Gathering
 from kv.backends.postgres.together import sums_of
 from kv.backends.redis.replies import plain
 from kv.testing.suite import bounded
@@ -387,7 +387,7 @@ def test_who_waits_behind_what_is_stuck_goes_without_it() -> None:
     async def main() -> None:
         stuck = asyncio.Event()
 
-        async def send(batch: list[Waiting[int]]) -> None:
+        async def send(batch: Batch[int]) -> None:
             if batch[0].asks == 0:
                 await stuck.wait()
             for one in batch:
@@ -395,10 +395,11 @@ def test_who_waits_behind_what_is_stuck_goes_without_it() -> None:
 
         gathering: Gathering[int] = Gathering(send, asyncio.get_running_loop())
         me = gathering.enter()
-        first = gathering.join(0)
+        first = asyncio.create_task(gathering.join(0))
+        await asyncio.sleep(0)
         gathering.leave(me)  # the first goes, and is not heard of
         await asyncio.sleep(0)
-        others = [gathering.join(n) for n in range(1, 10)]
+        others = [asyncio.create_task(gathering.join(n)) for n in range(1, 10)]
         assert await asyncio.gather(*others) == [*range(1, 10)]
         assert not first.done()
         stuck.set()
@@ -406,6 +407,55 @@ def test_who_waits_behind_what_is_stuck_goes_without_it() -> None:
         assert gathering.under_way is None
 
     bounded(main, 30)
+
+
+def test_what_nobody_waits_for_any_more_is_cancelled() -> None:
+    async def main() -> None:
+        ended: list[str] = []
+
+        async def send(batch: Batch[int]) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        gathering: Gathering[int] = Gathering(send, asyncio.get_running_loop())
+        me = gathering.enter()
+        tasks = [asyncio.create_task(gathering.join(n)) for n in range(3)]
+        await asyncio.sleep(0)
+        gathering.leave(me)
+        await asyncio.sleep(0)
+        for task in tasks:
+            assert not ended
+            task.cancel()
+            await asyncio.wait([task])
+        await asyncio.sleep(0)
+        assert ended == ["cancelled"]
+        assert gathering.under_way is None
+
+    bounded(main, 30)
+
+
+def test_connections_that_all_callers_have_left_are_free_again(postgres_url: str, postgres: Any) -> None:
+    async def body(store: Any) -> None:
+        await store.set("n", b"0")
+        holder = await asyncpg.connect(postgres.url)
+        transaction = holder.transaction()
+        await transaction.start()
+        table = urlsplit(postgres_url).query.partition("=")[2]
+        await holder.execute(f"SELECT 1 FROM {table} WHERE key = 'n' FOR UPDATE")
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await asyncio.gather(*(store.increment("n") for _ in range(20)))
+        async with asyncio.timeout(20):  # of two connections, neither is lost to those
+            await asyncio.gather(*(store.update(f"u{n}", lambda _: b"") for n in range(10)))
+        await transaction.rollback()
+        await holder.close()
+        assert await store.increment("n") == 1
+
+    run(postgres_url, body, pool_max=2)
 
 
 def test_an_answer_is_read_where_it_is_whole_and_plain() -> None:

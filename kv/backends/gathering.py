@@ -3,7 +3,7 @@
 Where nobody is under way, a call goes at once and by itself, as it would without all this. Those that come while it is under
 way wait, and go as one when it is back: nothing is delayed to become more, and what is under way is never long in
 coming, as there is one statement or one pipeline for all who wait. How many wait is how many tasks there are, each for its
-own call; they hold no connection meanwhile.
+own call; they hold no connection meanwhile. What nobody waits for any more is cancelled, and its connection is free.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Send = Callable[[list["Waiting[Q]"]], Awaitable[None]]
+    Send = Callable[["Batch[Q]"], Awaitable[None]]
 
 Q = TypeVar("Q")
 
@@ -26,13 +26,14 @@ STUCK: Final = 0.05
 
 
 class Waiting(Generic[Q]):
-    """A call that waits: what it asks, and the future of what comes of it."""
+    """A call that waits: what it asks, the future of what comes of it, and with whom it is under way, if it is."""
 
-    __slots__ = ("asks", "future")
+    __slots__ = ("asks", "batch", "future")
 
     def __init__(self, asks: Q, future: asyncio.Future[Any]) -> None:
         self.asks = asks
         self.future = future
+        self.batch: Batch[Q] | None = None
 
     def done(self, result: object) -> None:
         """Give the caller his result, unless he has been cancelled."""
@@ -45,8 +46,22 @@ class Waiting(Generic[Q]):
             self.future.cancel() if isinstance(error, asyncio.CancelledError) else self.future.set_exception(error)
 
 
+class Batch(list[Waiting[Q]]):
+    """Calls that go as one, and the task that sends them; None when they are back."""
+
+    __slots__ = ("task",)
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+
+    def left(self) -> None:
+        """Take that a caller waits no longer: what no other one waits for either must hold no connection and no lock."""
+        if self.task is not None and all(one.future.done() for one in self):
+            self.task.cancel()
+
+
 class Gathering(Generic[Q]):
-    """The calls of one kind in one event loop. `send` answers every one of those that it is given, and raises nothing."""
+    """The calls of one kind in one event loop. `send` answers every one of those that it is given, unless it is cancelled."""
 
     __slots__ = ("_gone", "_loop", "_send", "_tasks", "_waiting", "_watch", "under_way")
 
@@ -78,15 +93,20 @@ class Gathering(Generic[Q]):
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
 
-    def join(self, asks: Q) -> asyncio.Future[Any]:
-        """Wait, to go with others. Gives the future of what comes of it."""
+    async def join(self, asks: Q) -> Any:
+        """Wait, and go with others. Gives what comes of it."""
         loop = self._loop
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Waiting(asks, future))
+        one = Waiting(asks, loop.create_future())
+        self._waiting.append(one)
         if self._watch is None:
             self._gone = loop.time()  # by the time that matters: it may have been under way for longer
             self._watch = loop.call_later(STUCK, self._look)
-        return future
+        try:
+            return await one.future
+        except asyncio.CancelledError:
+            if one.batch is not None:
+                one.batch.left()
+            raise
 
     def _look(self) -> None:
         """Have those who wait go without what is under way, if nobody has gone for long."""
@@ -103,15 +123,27 @@ class Gathering(Generic[Q]):
         task.add_done_callback(self._tasks.discard)
 
     async def _together(self, me: object) -> None:
-        waiting, time = self._waiting, self._loop.time
         try:
-            while waiting and self.under_way is me:
-                self._gone = time()
-                first = [waiting.popleft() for _ in range(min(TOGETHER, len(waiting)))]
-                if batch := [one for one in first if not one.future.done()]:
+            while self.under_way is me and (batch := self._first()):
+                self._gone = self._loop.time()
+                batch.task = asyncio.current_task()
+                try:
                     await self._send(batch)
+                finally:
+                    batch.task = None
         finally:
             self.leave(me)
+
+    def _first(self) -> Batch[Q]:
+        """Take those who have waited longest, and wait still."""
+        waiting = self._waiting
+        batch: Batch[Q] = Batch()
+        while waiting and len(batch) < TOGETHER:
+            one = waiting.popleft()
+            if not one.future.done():
+                one.batch = batch
+                batch.append(one)
+        return batch
 
 
 class Gatherings(Generic[Q]):
