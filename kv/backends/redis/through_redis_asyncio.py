@@ -347,6 +347,7 @@ class Database:
         try:
             await session.answer(batch)
         except BaseException as e:
+            session.terminate()  # or who comes next would read the answers that are left
             settle(batch, e, sent=True)
         finally:
             await source.give(session)
