@@ -9,6 +9,7 @@ import math
 import random
 import secrets
 import time
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar, overload
 
@@ -71,7 +72,7 @@ class Asked(NamedTuple):
     tags: frozenset[str]
 
 
-class Caching(Generic[S, T]):
+class Caching(ABC, Generic[S, T]):
     """What both colours share: what is stored, and every step."""
 
     _end: ClassVar[str]
@@ -147,22 +148,25 @@ class Caching(Generic[S, T]):
 
     # what differs between the colours
 
+    @abstractmethod
     def _where(self) -> object:
-        """Where flights are shared: the process or the event loop."""
-        raise NotImplementedError
+        """Give where flights are shared: the process or the event loop."""
 
+    @abstractmethod
     def _call(self, factory: Callable[[], Any]) -> Any:
-        raise NotImplementedError
+        """Call the factory."""
 
+    @abstractmethod
     def _fly(self, asked: Asked, found: Found, over: Flight | None) -> Any:
-        raise NotImplementedError
+        """Make the value, or wait for who makes it."""
 
+    @abstractmethod
     def _begin(self, steps: Steps[None]) -> Any:
         """Have the steps taken in the background, by what is given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _goes_on(self, refresher: Any) -> bool:
-        raise NotImplementedError
+        """Whether the steps are still being taken."""
 
     # arguments
 

@@ -93,6 +93,16 @@ class Gathering(Generic[Q]):
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
 
+    async def go(self, asks: Q, alone: Callable[[], Awaitable[Any]]) -> Any:
+        """Go alone where nobody is under way, else wait and go with others. Gives what comes of it."""
+        if self.under_way is not None:
+            return await self.join(asks)
+        me = self.enter()
+        try:
+            return await alone()
+        finally:
+            self.leave(me)
+
     async def join(self, asks: Q) -> Any:
         """Wait, and go with others. Gives what comes of it."""
         loop = self._loop

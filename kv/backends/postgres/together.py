@@ -45,29 +45,15 @@ class Together:
 
     async def get(self, step: Step) -> Any:
         """`Database.value` of `Statements.get`."""
-        gathering = self._gets.here()
-        if gathering.under_way is not None:
-            found = await gathering.join(step[1])
-            return await self._db._perform(step, value, writing=False) if found is _ALONE else found
-        me = gathering.enter()
-        try:
-            return await self._db._perform(step, value, writing=False)
-        finally:
-            gathering.leave(me)
+        found = await self._gets.here().go(step[1], lambda: self._db.value(step))
+        return await self._db.value(step) if found is _ALONE else found
 
     async def set(self, step: Step) -> int:
         """`Database.write` of `Statements.set` or `set_until`."""
         if len(step[1][4]) > LARGE:
             return await self._db.write(step)
-        gathering = self._sets.here()
-        if gathering.under_way is not None:
-            done = await gathering.join(step[1])
-            return await self._db.write(step) if done is _ALONE else done
-        me = gathering.enter()
-        try:
-            return await self._db._perform(step, affected, writing=True)
-        finally:
-            gathering.leave(me)
+        done = await self._sets.here().go(step[1], lambda: self._db.write(step))
+        return await self._db.write(step) if done is _ALONE else int(done)
 
     async def increment(self, step: Step) -> Any:
         """`Database.returned` of `Statements.increment`."""
@@ -75,15 +61,8 @@ class Together:
         gatherings = self._sums.get(row)
         if gatherings is None:
             gatherings = self._sums[row] = Gatherings(self._count)
-        gathering = gatherings.here()
-        if gathering.under_way is not None:
-            sum_ = await gathering.join(step)
-            return await self._db.returned(step) if sum_ is _ALONE else (sum_,)
-        me = gathering.enter()
-        try:
-            return await self._db._perform(step, first, writing=True)
-        finally:
-            gathering.leave(me)
+        found = await gatherings.here().go(step, lambda: self._db.returned(step))
+        return await self._db.returned(step) if found is _ALONE else found
 
     async def _single(
         self, one: Waiting[Any], step: Step, run: Callable[[Any, Step], Awaitable[Any]], *, writing: bool
@@ -150,7 +129,7 @@ class Together:
                 one.done(_ALONE)
             return
         for one, made in zip(batch, sums_of(amounts, int(found[0]) - total), strict=True):
-            one.done(made)
+            one.done((made,))  # as the row that it would have got
 
 
 def sums_of(amounts: list[int], start: int) -> list[int]:

@@ -301,14 +301,7 @@ class Database:
             await self.learn()
         address = self.slots.of(command.name)
         gathering = self._gathering(address).here()
-        if gathering.under_way is None:
-            me = gathering.enter()
-            try:
-                sent, answer = await self._alone(address, command)
-            finally:
-                gathering.leave(me)
-        else:
-            sent, answer = await gathering.join(command)
+        sent, answer = await gathering.go(command, partial(self._alone, address, command))
         return await self._go_on(command, answer, sent=sent) if isinstance(answer, Exception) else answer
 
     def _gathering(self, address: Address) -> Gatherings[Command]:
