@@ -19,11 +19,13 @@ class Proxy:
         lose: how many of the next answers are lost, each with its connection: the server has done what it was told, and
             nobody hears of it.
         spare: how many are not, before these.
+        hold: of how many connections the next answer, and what comes after that, waits until the connection ends.
         port: where it answers.
     """
 
     lose = 0
     spare = 0
+    hold = 0
     port = 0
 
     def __init__(self, to: int, certificate: str | None = None) -> None:
@@ -92,5 +94,8 @@ class Proxy:
                 elif answers and self.lose:
                     self.lose -= 1
                     return
+                elif answers and self.hold:
+                    self.hold -= 1
+                    await asyncio.Event().wait()
                 end.write(said)
                 await end.drain()

@@ -9,7 +9,9 @@ own call; they hold no connection meanwhile. What nobody waits for any more is c
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     Send = Callable[["Batch[Q]"], Awaitable[None]]
 
 Q = TypeVar("Q")
+E = TypeVar("E", bound=BaseException)
 
 TOGETHER: Final = 256
 """So many go as one at most, so that nobody waits long for the others' answers."""
@@ -47,12 +50,12 @@ class Waiting(Generic[Q]):
 
 
 class Batch(list[Waiting[Q]]):
-    """Calls that go as one, and the task that sends them; None when they are back."""
+    """Calls that go as one. Attributes: the task that sends them; None when they are back."""
 
     __slots__ = ("task",)
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def left(self) -> None:
         """Take that a caller waits no longer: what no other one waits for either must hold no connection and no lock."""
@@ -61,7 +64,10 @@ class Batch(list[Waiting[Q]]):
 
 
 class Gathering(Generic[Q]):
-    """The calls of one kind in one event loop. `send` answers every one of those that it is given, unless it is cancelled."""
+    """The calls of one kind in one event loop. `send` answers every one of those that it is given.
+
+    What it raises is raised by those that have no answer yet.
+    """
 
     __slots__ = ("_gone", "_loop", "_send", "_tasks", "_waiting", "_watch", "under_way")
 
@@ -128,21 +134,35 @@ class Gathering(Generic[Q]):
             self._watch = self._loop.call_later(STUCK, self._look)
 
     def _go(self) -> None:
-        task = self._loop.create_task(self._together(self.enter()))
+        me = self.enter()
+        task = self._loop.create_task(self._together(me))
         self._tasks.add(task)  # or it may be garbage before it is done
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._back, me))
+
+    def _back(self, me: object, task: asyncio.Task[None]) -> None:
+        """The task is done, or was cancelled before it began."""
+        self._tasks.discard(task)
+        self.leave(me)
 
     async def _together(self, me: object) -> None:
         try:
             while self.under_way is me and (batch := self._first()):
                 self._gone = self._loop.time()
-                batch.task = asyncio.current_task()
-                try:
-                    await self._send(batch)
-                finally:
-                    batch.task = None
+                await self._sent(batch)
         finally:
             self.leave(me)
+
+    async def _sent(self, batch: Batch[Q]) -> None:
+        batch.task = asyncio.current_task()
+        try:
+            await self._send(batch)
+        except BaseException as e:
+            for one in batch:
+                one.failed(own(e))
+            if not isinstance(e, Exception):
+                raise
+        finally:
+            batch.task = None
 
     def _first(self) -> Batch[Q]:
         """Take those who have waited longest, and wait still."""
@@ -178,3 +198,13 @@ class Gatherings(Generic[Q]):
             gathering = self._of.setdefault(loop, Gathering(self._send, loop))
         self._last = loop, gathering
         return gathering
+
+
+def own(error: E) -> E:
+    """Give an error that is one caller's own: its traceback grows where it is raised."""
+    try:
+        copied = copy.copy(error)
+    except Exception:  # one that cannot be made anew is better shared than lost
+        return error
+    copied.__cause__ = error.__cause__
+    return copied.with_traceback(error.__traceback__)

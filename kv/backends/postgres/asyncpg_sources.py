@@ -103,6 +103,14 @@ class Session(pools.AsyncSession):
             await asyncio.wait_for(self._control(self.frame.rollback), _GOODBYE)
             self.whole = whole
 
+    async def settled(self) -> None:
+        """Wait until the server has ended what was cancelled; where it does not say so, the connection is not used again."""
+        whole, self.whole = self.whole, False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE):
+                await self.connection._protocol._wait_for_cancellation()
+            self.whole = whole
+
     async def _control(self, sql: str) -> None:
         self.check_mine()
         try:

@@ -111,6 +111,8 @@ class Database:
                         await session.rollback()
                     elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError):
                         session.whole = False
+                    elif isinstance(e, asyncio.CancelledError):
+                        await session.settled()
                 finally:
                     await source.give(session)
                 patience = patience or Patience(self.timeout)

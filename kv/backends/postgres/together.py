@@ -7,12 +7,11 @@ somebody else has locked, one that is refused, or all of a statement that the se
 from __future__ import annotations
 
 import asyncio
-import copy
 import weakref
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from kv.backends.gathering import Gatherings
+from kv.backends.gathering import Gatherings, own
 from kv.errors import BackendError, OutcomeUnknown, Unavailable, ValueTooLarge
 from kv.values import INT_MAX, INT_MIN
 
@@ -20,9 +19,9 @@ from .asyncpg_sources import affected, first, rows, value
 from .errors import lost, sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from kv.backends.gathering import Waiting
+    from kv.backends.gathering import Batch
 
     from .rows import Step
     from .through_asyncpg import Database
@@ -64,38 +63,27 @@ class Together:
         found = await gatherings.here().go(step, lambda: self._db.returned(step))
         return await self._db.returned(step) if found is _ALONE else found
 
-    async def _single(
-        self, one: Waiting[Any], step: Step, run: Callable[[Any, Step], Awaitable[Any]], *, writing: bool
-    ) -> None:
-        """Run the plain statement where only one waits."""
-        try:
-            one.done(await self._db._perform(step, run, writing=writing))
-        except BaseException as e:
-            one.failed(e)
-
-    async def _read(self, batch: list[Waiting[tuple[Any, ...]]]) -> None:
+    async def _read(self, batch: Batch[tuple[Any, ...]]) -> None:
         if len(batch) == 1:
-            await self._single(batch[0], (self._db.settings.sql.get, batch[0].asks), value, writing=False)
+            await self._single(batch, (self._db.settings.sql.get, batch[0].asks), value, writing=False)
             return
         asked = [*dict.fromkeys(one.asks for one in batch)]
         step = self._db.settings.sql.get_each, tuple(map(list, zip(*asked, strict=True)))
         try:
             found = dict(await self._db._perform(step, rows, writing=False))
         except BaseException as e:
-            _failed(batch, e)
+            self._failed(batch, e, writing=False)
             return
         values = {asks: found.get(i) for i, asks in enumerate(asked, 1)}
         for one in batch:
             one.done(values[one.asks])
 
-    async def _store(self, batch: list[Waiting[tuple[Any, ...]]]) -> None:
+    async def _store(self, batch: Batch[tuple[Any, ...]]) -> None:
         """Of a key that is set twice the last value is stored: nobody could have seen the one before."""
         texts = self._db.settings.sql
         if len(batch) == 1:
             asks = batch[0].asks
-            await self._single(
-                batch[0], (texts.set if len(asks) == 5 else texts.set_until, asks), affected, writing=True
-            )
+            await self._single(batch, (texts.set if len(asks) == 5 else texts.set_until, asks), affected, writing=True)
             return
         last = {one.asks[:4]: one.asks for one in batch}
         sql = texts.set_each
@@ -107,12 +95,12 @@ class Together:
         try:
             stored = {(row[0], row[1].hex) for row in await self._db._perform(step, rows, writing=True)}
         except BaseException as e:
-            _failed(batch, e)
+            self._failed(batch, e, writing=True)
             return
         for one in batch:
             one.done(1 if one.asks[:2] in stored else _ALONE)
 
-    async def _count(self, batch: list[Waiting[Step]]) -> None:
+    async def _count(self, batch: Batch[Step]) -> None:
         """Add all amounts at once, and give each the sum that it made."""
         (sql, args) = batch[0].asks
         amounts = [one.asks[1][4] for one in batch]
@@ -122,21 +110,45 @@ class Together:
             try:
                 found = await self._db._perform((sql, (*args[:4], total)), first, writing=True)
             except BaseException as e:
-                _failed(batch, e)
+                self._failed(batch, e, writing=True)
                 return
-        if found is None:  # refused, or would be on the way
+        if found is None:  # refused, or too large to be added at once
             for one in batch:
                 one.done(_ALONE)
             return
         for one, made in zip(batch, sums_of(amounts, int(found[0]) - total), strict=True):
             one.done((made,))  # as the row that it would have got
 
+    async def _single(
+        self, batch: Batch[Any], step: Step, run: Callable[[Any, Step], Awaitable[Any]], *, writing: bool
+    ) -> None:
+        """Run the plain statement where only one waits."""
+        try:
+            batch[0].done(await self._db._perform(step, run, writing=writing))
+        except BaseException as e:
+            self._failed(batch, e, writing=writing)
+
+    def _failed(self, batch: Batch[Any], error: BaseException, *, writing: bool) -> None:
+        """Give each what would have come of it alone; what the server did not do for all is tried for each."""
+        cancelled = isinstance(error, asyncio.CancelledError)
+        known = error
+        if cancelled and writing:  # by somebody who ends every task, also that of whom he has not cancelled
+            known = OutcomeUnknown(
+                f"{self._db.shown}: the task that wrote for several was cancelled; they may or may not have been written. "
+                "Read before you try again"
+            )
+        alone = not writing if cancelled else len(batch) > 1 and undone(error)
+        for one in batch:
+            one.done(_ALONE) if alone else one.failed(own(known))
+        if cancelled:
+            raise error
+
 
 def sums_of(amounts: list[int], start: int) -> list[int]:
-    """Give the sum that each amount made, as if they had been added one after the other.
+    """Give the sum that each amount made, one after the other.
 
-    In the order in which they came; where that leaves 64 bits on the way, those first that lead away from the edge: the
-    sum of all fits, so none of these sums is further out than start or end.
+    Where that leaves 64 bits on the way, those go first that lead back from the edge: all together they add no more than
+    the half of what there is.
     """
     sums = [*accumulate(amounts, initial=start)][1:]
     if min(sums) >= INT_MIN and max(sums) <= INT_MAX:
@@ -147,27 +159,9 @@ def sums_of(amounts: list[int], start: int) -> list[int]:
     return sums
 
 
-def _undone(error: BaseException) -> bool:
-    """Whether the server did not do a statement, for a reason that may be one caller's, or that of all being together."""
+def undone(error: BaseException) -> bool:
+    """Whether the server did not do a statement, for a reason that may be one caller's or that of all being together."""
     if isinstance(error, Unavailable):  # refused, as by `statement_timeout`; where it was lost nobody tries again
         cause = error.__cause__
         return cause is not None and sqlstate(cause) != "" and not lost(cause)
     return isinstance(error, BackendError | ValueTooLarge) and not isinstance(error, OutcomeUnknown)
-
-
-def _failed(batch: Sequence[Waiting[Any]], error: BaseException) -> None:
-    """Give each what would have come of it alone; what the server refused for one is tried for each."""
-    for one in batch:
-        if _undone(error):
-            one.done(_ALONE)
-        else:
-            one.failed(_copied(error))
-    if isinstance(error, asyncio.CancelledError):
-        raise error
-
-
-def _copied(error: BaseException) -> BaseException:
-    """Give each caller an exception of his own: a traceback grows where it is raised."""
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
