@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv.errors import InvalidKey
-from kv.keys import Glob, Listing, check_key, check_path, fnv1a_64, prefix_end
+from kv.keys import Glob, Listing, check_key, check_path, fnv1a_64, fnv1a_64_many, prefix_end
 
 # the published test vectors of FNV-1a 64, http://www.isthe.com/chongo/tech/comp/fnv/
 VECTORS = {
@@ -40,6 +40,12 @@ def test_fnv1a_gives_the_published_vectors(data: bytes, unsigned: int) -> None:
 def test_fnv1a_of_the_known_pairs_is_the_same(one: str, other: str, unsigned: int) -> None:
     assert fnv1a_64(one.encode()) == fnv1a_64(other.encode())
     assert fnv1a_64(one.encode()) % 2**64 == unsigned
+
+
+@given(st.lists(st.binary(max_size=40), max_size=60), st.integers(0, 30))
+def test_fnv1a_of_many_is_that_of_each(texts: list[bytes], more: int) -> None:
+    texts = (texts * (more + 1))[:2_500]  # more than go into one number, too
+    assert fnv1a_64_many(texts) == [*map(fnv1a_64, texts)]
 
 
 def test_a_subclass_of_str_becomes_a_plain_str() -> None:
