@@ -135,8 +135,9 @@ class Session(pools.AsyncSession):
         connection = self.connection
         try:
             connection._writer.writelines(packed)
-            async with asyncio.timeout(connection.socket_timeout):
-                await connection._writer.drain()
+            if connection._writer.transport.get_write_buffer_size():  # what the socket has not taken
+                async with asyncio.timeout(connection.socket_timeout):
+                    await connection._writer.drain()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
