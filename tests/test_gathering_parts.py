@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from redis import Connection
 
 import kv
 from kv.backends.gathering import TOGETHER, Batch, Gathering, own
 from kv.backends.postgres.together import sums_of
-from kv.backends.redis.replies import plain
+from kv.backends.redis.wire import packed, plain
 from kv.testing.suite import bounded
 
 EDGE = 2**63 - 1
@@ -164,6 +166,18 @@ def test_an_error_of_many_is_each_ones_own_where_it_can_be_made_anew() -> None:
     assert own(error) is not error
     assert (str(own(error)), own(error).__cause__) == ("what", odd)
     assert own(odd) is odd
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=9) | st.integers() | st.sampled_from(["é", "large"]), max_size=9), max_size=9)
+)
+def test_commands_are_what_redis_py_sends_and_large_values_are_not_copied(told: list[list[object]]) -> None:
+    large = b"x" * 70_000
+    commands: list[tuple[Any, ...]] = [("GET", *(large if arg == "large" else arg for arg in args)) for args in told]
+    pieces = [*packed(commands)]
+    redis_py: Any = Connection
+    assert b"".join(pieces) == b"".join(part for args in commands for part in redis_py().pack_command(*args))
+    assert sum(piece is large for piece in pieces) == sum(arg is large for args in commands for arg in args)
 
 
 def test_an_answer_is_read_where_it_is_whole_and_plain() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode
@@ -14,10 +14,10 @@ from redis.cluster import PRIMARY
 from kv.backends import pools
 
 from .errors import DRIVER_ERRORS, connecting
-from .replies import plain
+from .wire import packed, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kv.backends.gathering import Batch
     from kv.backends.pools import Life
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .commands import Command
     from .routing import Address
     from .server import Server
-
-LARGE: Final = 1 << 18
-"""So many bytes of commands are handed to the socket at a time, or one that is longer."""
 
 
 class Session(pools.AsyncSession):
@@ -80,14 +77,13 @@ class Session(pools.AsyncSession):
     async def one(self, args: tuple[Any, ...]) -> Any:
         """Send a command and give its answer; an error of the server's is raised."""
         connection = self.connection
-        await self._send(connection.pack_command(*args))
+        await self._send([args])
         return await connection.read_response(disable_decoding=True)
 
     async def answer(self, batch: Batch[Command]) -> None:
         """Send commands together and give each its answer, an error of the server's too, as it comes."""
         connection = self.connection
-        for some in parts(connection.pack_commands([one.asks.args for one in batch])):
-            await self._send(some)
+        await self._send(one.asks.args for one in batch)
         left = deque(batch)
         try:
             while left:
@@ -121,7 +117,7 @@ class Session(pools.AsyncSession):
     async def several(self, sent: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together and give their answers, errors of the server's among them."""
         connection = self.connection
-        await self._send(connection.pack_commands(sent))
+        await self._send(sent)
         received: list[Any] = []
         for _ in sent:
             try:
@@ -130,30 +126,19 @@ class Session(pools.AsyncSession):
                 received.append(e)
         return received
 
-    async def _send(self, packed: list[bytes]) -> None:
-        """Send what is packed. redis-py waits with `wait_for`, where Python before 3.12 may lose a cancellation."""
+    async def _send(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Send commands. redis-py waits with `wait_for`, where Python before 3.12 may lose a cancellation."""
         connection = self.connection
+        writer = connection._writer
         try:
-            connection._writer.writelines(packed)
-            if connection._writer.transport.get_write_buffer_size():  # what the socket has not taken
-                async with asyncio.timeout(connection.socket_timeout):
-                    await connection._writer.drain()
+            for piece in packed(commands):
+                writer.write(piece)
+                if writer.transport.get_write_buffer_size():  # what the socket has not taken
+                    async with asyncio.timeout(connection.socket_timeout):
+                        await writer.drain()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-
-
-def parts(packed: list[bytes]) -> Iterator[list[bytes]]:
-    """Give what is sent in parts of some size, as what a part has is copied."""
-    part: list[bytes] = []
-    size = 0
-    for piece in packed:
-        if part and size + len(piece) > LARGE:
-            yield part
-            part, size = [], 0
-        part.append(piece)
-        size += len(piece)
-    yield part
 
 
 def ended(connection: Any) -> bool:

@@ -15,6 +15,7 @@ from .commands import LAYOUT, scan
 from .errors import DRIVER_ERRORS, connecting
 from .routing import ALONE, Address, Batch, Layout, Plan, Slots
 from .turns import Turns
+from .wire import packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,13 +49,13 @@ class Session(pools.Session):
     def one(self, args: tuple[Any, ...]) -> Any:
         """Send a command and give its answer; an error of the server's is raised."""
         connection = self.connection
-        connection.send_packed_command(connection.pack_command(*args), check_health=False)
+        connection.send_packed_command([*packed([args])], check_health=False)
         return connection.read_response(disable_decoding=True)
 
     def several(self, sent: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together and give their answers, errors of the server's among them."""
         connection = self.connection
-        connection.send_packed_command(connection.pack_commands(sent), check_health=False)
+        connection.send_packed_command([*packed(sent)], check_health=False)
         received: list[Any] = []
         for _ in sent:
             try:
