@@ -36,8 +36,6 @@ from .errors import code_of, ours
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .worker import Call
-
 T = TypeVar("T")
 Parameters: TypeAlias = "tuple[object, ...] | Callable[[], tuple[object, ...]]"
 """Of a statement; where a clock is among them, a function that gives them when the statement's turn has come."""
@@ -55,6 +53,10 @@ def rows(cursor: sqlite3.Cursor) -> list[Any]:
 
 def first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
+
+
+def given(parameters: Parameters) -> tuple[object, ...]:
+    return parameters() if callable(parameters) else parameters
 
 
 class _Connection(sqlite3.Connection):
@@ -202,7 +204,7 @@ class Database:
         began = None
         while True:
             try:
-                return connection.execute(sql, parameters() if callable(parameters) else parameters)
+                return connection.execute(sql, given(parameters))
             except sqlite3.OperationalError as e:
                 if code_of(e) != sqlite3.SQLITE_BUSY:
                     raise
@@ -253,7 +255,7 @@ class Database:
         self, connection: sqlite3.Connection, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]
     ) -> T:
         try:
-            cursor = connection.execute(sql, parameters() if callable(parameters) else parameters)
+            cursor = connection.execute(sql, given(parameters))
             try:
                 return take(cursor)
             except BaseException:
@@ -340,6 +342,10 @@ class Database:
                 self.depth = depth
         return result
 
+    def step(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`transaction`, of work that writes once at most: inside another one there is never half of it to undo."""
+        return self.locked(lambda: work(self.whole()) if self.depth else self._transaction(work))
+
     def _check_mine(self, writer: sqlite3.Connection) -> None:
         if writer is not self.writer:
             self.check_open()
@@ -353,28 +359,6 @@ class Database:
             self.patiently(writer, sql)
         except sqlite3.Error as e:
             raise ours(e, self, writing=writing) from e
-
-    def batch(self, calls: list[Call]) -> None:
-        """Run the calls in one transaction; each fails alone, but they are written together or not at all."""
-        if len(calls) == 1:
-            calls[0].execute()
-            return
-
-        def work(writer: sqlite3.Connection) -> None:
-            for call in calls:
-                call.execute()
-                if call.error and not writer.in_transaction:  # SQLite itself has rolled all of it back
-                    raise call.error
-
-        try:
-            self.transaction(work)
-        except BaseException as e:
-            full = isinstance(e.__cause__, sqlite3.Error) and code_of(e.__cause__) == sqlite3.SQLITE_FULL
-            for call in calls:
-                if full:  # nothing has been written, and what is too much together may not be so alone
-                    call.execute()
-                elif call.error is None:  # else it has an error of its own
-                    call.error = e
 
     # keeping
 
