@@ -209,3 +209,55 @@ def test_a_get_of_what_is_damaged_fails_alone_in_its_batch(path: Path) -> None:
             assert {*wrong} == {kv.CorruptData}
 
     asyncio.run(main())
+
+
+def test_increments_of_one_batch_are_one_step_with_their_own_sums_and_deadlines(path: Path) -> None:
+    texts: list[str] = []
+
+    async def main() -> None:
+        async with kv.AsyncSQLiteStore(path) as store:
+            below = store.namespace("below")
+            await store.set("kept", b"5", ttl=60)
+            async with held(store._writer):
+                assert store._store._db.writer
+                store._store._db.writer.set_trace_callback(texts.append)
+                calls = tasks(
+                    store.increment("n"),
+                    store.increment("kept", -7),
+                    store.increment("n", 10),
+                    store.increment("n"),
+                )
+                rest = tasks(
+                    below.increment("n"),
+                    store.increment("window", ttl_if_new=60),
+                    store.increment("window", ttl_if_new=600),
+                    store.increment("window", ttl_if_new=60),
+                    store.increment("twice", ttl=600, ttl_if_new=60),
+                    store.increment("twice", ttl=600, ttl_if_new=60),
+                )
+            assert await asyncio.gather(*calls, *rest) == [1, -2, 11, 12, 1, 1, 2, 3, 1, 2]
+            assert await store.get_many(["n", "kept"]) == {"n": b"12", "kept": b"-2"}
+            assert await store.ttl("n") == math.inf
+            for key, seconds in {"kept": 60, "window": 60, "twice": 600}.items():
+                assert seconds - 5 < (await store.ttl(key) or 0) <= seconds
+
+    asyncio.run(main())
+    assert not [text for text in texts if "SAVEPOINT" in text]
+    assert sum(text.startswith("SELECT") for text in texts) == 7
+
+
+def test_an_increment_that_is_refused_fails_alone_in_its_batch(path: Path) -> None:
+    async def main() -> None:
+        async with kv.AsyncSQLiteStore(path) as store:
+            raw(path, TRIGGER)
+            await store.set_many({"text": b"no number", "most": b"%d" % (2**63 - 2)})
+            async with held(store._writer):
+                calls = tasks(*(store.increment(key) for key in ["n", "text", "most", "bad", "most", "n"]))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            wrong = [type(result) for result in results if not isinstance(result, int)]
+            assert wrong == [kv.NotAnInteger, kv.BackendError, kv.IntegerOverflow]
+            assert results[::5] == [1, 2]
+            assert results[2] == 2**63 - 1
+            assert await store.get_many(["n", "text"]) == {"n": b"2", "text": b"no number"}
+
+    asyncio.run(main())

@@ -48,7 +48,9 @@ PAGE_BYTES: Final = 4_000_000
 
 _ONE = "WHERE namespace = ? AND key = ?"
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND {_LIVE}"
+# where nothing has expired that still lies there, keys are listed and counted by the index, and no row is read
+_EXPIRED = "EXISTS (SELECT 1 FROM kv_entries WHERE expires_at <= ?)"
+_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND (NOT {_EXPIRED} OR {_LIVE})"
 _GET = f"SELECT value, expires_at FROM kv_entries {_ONE}"
 _SIZE = f"SELECT length(value), expires_at FROM kv_entries {_ONE}"
 _PUT = (
@@ -199,7 +201,7 @@ class SQLiteStore(BaseStore):
 
     def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
-        return lambda: (self._ns, listing.start, stop, wall_ms(), *more)
+        return lambda: (self._ns, listing.start, stop, now := wall_ms(), now, *more)
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -441,10 +443,13 @@ class AsyncSQLiteStore(AsyncFromSync):
     @overload
     async def get(self, key: str, default: D) -> bytes | D: ...
     async def get(self, key: str, default: object = None) -> object:
-        return await self._reader(together.Get(self._store, check_key(key), default))
+        return await self._reader(together.Get(self._store, key, default))
 
     async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
         await self._writer(together.Write(self._store._db, _PUT, self._store._put(key, value, ttl)))
+
+    async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        return await self._writer(together.Increment(self._store, key, amount, ttl, ttl_if_new))
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """See `SQLiteStore.backup`."""

@@ -42,7 +42,7 @@ class Call:
     __slots__ = ("error", "future", "loop", "result", "run")
 
     def __init__(self, run: Callable[[], Any]) -> None:
-        self.run = run
+        self.run: Any = run
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
