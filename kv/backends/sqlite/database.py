@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns, leak
@@ -285,18 +285,24 @@ class Database:
         """Do it as the one thread that writes."""
 
         def checked(locked: bool) -> T:
-            if not locked:
-                raise Conflict(
-                    f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
-                    "written. Try again, or raise lock_timeout"
-                )
-            return work()
+            return work() if locked else self._refuse()
 
         return holding(self.lock, self.lock_timeout, checked)
 
+    def _refuse(self) -> NoReturn:
+        raise Conflict(
+            f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
+            "written. Try again, or raise lock_timeout"
+        )
+
     def write(self, sql: str, parameters: Parameters) -> int:
         """Run one statement, in the transaction if there is one, and else as one. Gives how many rows it changed."""
-        return self.locked(lambda: self._write(sql, parameters))
+        # `locked` in one piece, for the hottest calls
+        return holding(
+            self.lock,
+            self.lock_timeout,
+            lambda locked: self._write(sql, parameters) if locked else self._refuse(),
+        )
 
     def _write(self, sql: str, parameters: Parameters) -> int:
         writer = self.whole()
@@ -309,7 +315,7 @@ class Database:
 
     def whole(self) -> sqlite3.Connection:
         """Give the writer, outside any transaction but those that are under way. `rest` must follow."""
-        writer = self.open()
+        writer = self.writer or self.open()
         if self.depth:
             return writer
         try:

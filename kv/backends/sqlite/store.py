@@ -395,7 +395,8 @@ class AsyncSQLiteStore(AsyncFromSync):
     """See `SQLiteStore`. Connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
-    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
+    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it; the sets
+    and increments among them share statements, and so do the gets that are waiting.
     """
 
     _store: SQLiteStore
