@@ -90,6 +90,20 @@ def test_verify_names_what_is_damaged(path: Path) -> None:
         assert store.verify()
 
 
+def test_where_nothing_has_expired_keys_are_listed_and_counted_without_their_rows(path: Path) -> None:
+    with made(path).open("r+b") as file:
+        file.seek(9 * 4096 + 8)
+        file.write(b"\xff" * 2_000)
+    with kv.SQLiteStore(path) as store:
+        assert len(store.keys("key")) == store.count() == 1_000
+        store.set("old", b"", ttl=0.001)
+        while store.exists("old"):
+            pass
+        for listing in (store.keys, store.count):
+            with pytest.raises(kv.CorruptData):
+                listing()
+
+
 def test_damage_never_reads_as_nothing_there(path: Path) -> None:
     with kv.SQLiteStore(path) as store:
         store.set_many({"a": b"1", "b": b"2", "c": b"3", "d": b"4"})

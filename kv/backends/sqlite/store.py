@@ -15,14 +15,14 @@ from kv.errors import (
     ConfigError,
     ValueTooLarge,
 )
-from kv.expiry import KEEP_TTL, ttl_ms, wall_ms
+from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
 from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
 from kv.url import Backend, hide, unquoted_path
-from kv.values import check_items, check_value
+from kv.values import check_items, check_value, of_one
 
-from . import upkeep
+from . import together, upkeep
 from .database import Database, first, rows
 from .schema import DDL
 from .worker import Worker
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from typing import Self
 
-    from kv.expiry import TTL, Ages
+    from kv.expiry import TTL, Ages, Keep
     from kv.store import Value
-    from kv.values import ManyFn
+    from kv.values import ManyFn, OwnFn
+
+    from .database import Parameters
 
 __all__ = ["AsyncSQLiteStore", "SQLiteStore"]
 
@@ -46,7 +48,9 @@ PAGE_BYTES: Final = 4_000_000
 
 _ONE = "WHERE namespace = ? AND key = ?"
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND {_LIVE}"
+# where nothing has expired that still lies there, keys are listed and counted by the index, and no row is read
+_EXPIRED = "EXISTS (SELECT 1 FROM kv_entries WHERE expires_at <= ?)"
+_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND (NOT {_EXPIRED} OR {_LIVE})"
 _GET = f"SELECT value, expires_at FROM kv_entries {_ONE}"
 _SIZE = f"SELECT length(value), expires_at FROM kv_entries {_ONE}"
 _PUT = (
@@ -167,8 +171,10 @@ class SQLiteStore(BaseStore):
         return default if row is None or _past(row[1]) else row[0]
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        found = self._many(check_keys(keys))
-        return {key: value for key, value, expires_at in found if not _past(expires_at)}
+        return self._live(check_keys(keys))
+
+    def _live(self, keys: list[str]) -> dict[str, bytes]:
+        return {key: value for key, value, expires_at in self._many(keys) if not _past(expires_at)}
 
     def _many(self, keys: list[str]) -> list[tuple[str, bytes, int | None]]:
         return self._db.fetch(_MANY, (json.dumps(keys), self._ns), rows)
@@ -195,7 +201,7 @@ class SQLiteStore(BaseStore):
 
     def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
-        return lambda: (self._ns, listing.start, stop, wall_ms(), *more)
+        return lambda: (self._ns, listing.start, stop, now := wall_ms(), now, *more)
 
     def scan(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -251,9 +257,12 @@ class SQLiteStore(BaseStore):
         return self._ns, key, expires_at, value
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        self._db.write(_PUT, self._put(key, value, ttl))
+
+    def _put(self, key: str, value: Value, ttl: TTL) -> Parameters:
         ms = None if ttl is None else ttl_ms(ttl)
         row = self._row(check_key(key), check_value(value, key), None)
-        self._db.write(_PUT, row if ms is None else lambda: (*row[:2], _until(ms), row[3]))
+        return row if ms is None else lambda: (*row[:2], _until(ms), row[3])
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
@@ -288,6 +297,14 @@ class SQLiteStore(BaseStore):
         return self._db.write(_PERSIST, lambda: (self._ns, key, wall_ms())) == 1
 
     def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        return self._db.transaction(self._updating(keys, fn, ages))
+
+    def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        # a function of ours writes nothing besides
+        key = check_key(key)
+        return self._db.step(self._updating([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new))).get(key)
+
+    def _updating(self, keys: list[str], fn: ManyFn, ages: Ages) -> Callable[[sqlite3.Connection], dict[str, bytes]]:
         def work(writer: sqlite3.Connection) -> dict[str, bytes]:
             if len(keys) == 1:
                 rows = [(keys[0], *row) for row in self._db.read(writer, _GET, (self._ns, keys[0]))]
@@ -307,7 +324,7 @@ class SQLiteStore(BaseStore):
                 self._db.write_many(writer, _DELETE_MANY, [(self._ns, json.dumps(gone), wall_ms())])
             return answer
 
-        return self._db.transaction(work)
+        return work
 
     def cleanup(self, *, limit: int | None = None) -> int:
         return self._db.cleanup(check_limit(limit))
@@ -378,7 +395,8 @@ class AsyncSQLiteStore(AsyncFromSync):
     """See `SQLiteStore`. Connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
-    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
+    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it; the sets
+    and increments among them share statements, and so do the gets that are waiting.
     """
 
     _store: SQLiteStore
@@ -403,8 +421,8 @@ class AsyncSQLiteStore(AsyncFromSync):
         )
         super().__init__(store)
         closed = store._db.closed_message
-        self._reader = Worker("kv-sqlite-reader", closed)
-        self._writer = Worker("kv-sqlite-writer", closed, store._db.batch)
+        self._reader = Worker("kv-sqlite-reader", closed, together.read)
+        self._writer = Worker("kv-sqlite-writer", closed, partial(together.write, store._db))
         self._keeper = Worker("kv-sqlite-keeper", closed)
 
     @classmethod
@@ -420,6 +438,19 @@ class AsyncSQLiteStore(AsyncFromSync):
 
     async def _maintain(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._keeper(lambda: method(*args, **kwargs))
+
+    @overload
+    async def get(self, key: str) -> bytes | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> bytes | D: ...
+    async def get(self, key: str, default: object = None) -> object:
+        return await self._reader(together.Get(self._store, key, default))
+
+    async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        await self._writer(together.Write(self._store._db, _PUT, self._store._put(key, value, ttl)))
+
+    async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        return await self._writer(together.Increment(self._store, key, amount, ttl, ttl_if_new))
 
     async def backup(self, path: str | os.PathLike[str]) -> None:
         """See `SQLiteStore.backup`."""

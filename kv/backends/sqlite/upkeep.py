@@ -37,6 +37,8 @@ def compact(db: Database) -> None:
                 writer.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as e:
             raise ours(e, db, writing=True) from e
+        finally:
+            db.rest(writer)
 
     db.locked(work)
 
