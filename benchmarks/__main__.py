@@ -1,4 +1,5 @@
-"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [million] [copy]`: what is named, or all but the last four."""
+"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [growth] [million]
+[copy] [report]`: what is named, or all but the last six."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import anatomy, copying, crowds, importing, layers, memory, million, postgres, redis, sqlite
+from . import anatomy, copying, crowds, growth, importing, layers, memory, million, postgres, redis, report, sqlite
 from .harness import console
 
 PARTS = {
@@ -18,7 +19,14 @@ PARTS = {
     "postgres": postgres.run,
     "redis": redis.run,
 }
-MORE = {"anatomy": anatomy.run, "crowds": crowds.run, "million": million.run, "copy": copying.run}
+MORE = {
+    "anatomy": anatomy.run,
+    "crowds": crowds.run,
+    "growth": growth.run,
+    "million": million.run,
+    "copy": copying.run,
+    "report": report.run,
+}
 
 
 def main() -> None:

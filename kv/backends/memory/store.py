@@ -164,14 +164,17 @@ class MemoryStore(BaseStore):
 
     def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
         """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
+        # no more than was asked for, where all of it is live: entries lie far apart, and to look one up costs most
+        most = PAGE if listing.limit is None or listing.matches else min(PAGE, listing.limit)
         while not listing.empty:
             with self._memory.lock:
                 self._memory.check_open()
-                page = self._table.sorted.between(listing.start, listing.stop, PAGE)
+                page = self._table.sorted.between(listing.start, listing.stop, most)
                 entries = self._entries(page)
             if not page:
                 return
             listing.go_on_after(page[-1])
+            most = min(PAGE, 2 * most)
             for key, entry in entries.items():
                 if isinstance(entry, bytes):
                     yield key, entry, None
