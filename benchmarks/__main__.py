@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [crowds] [million] [copy]`: what is named, or all but the last three."""
+"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [crowds] [million] [copy] [workloads]`: what is named, or all but the last four."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import copying, crowds, importing, layers, memory, million, postgres, redis, sqlite
+from . import copying, crowds, importing, layers, memory, million, postgres, redis, sqlite, workloads
 from .harness import console
 
 PARTS = {
@@ -18,7 +18,7 @@ PARTS = {
     "postgres": postgres.run,
     "redis": redis.run,
 }
-MORE = {"crowds": crowds.run, "million": million.run, "copy": copying.run}
+MORE = {"crowds": crowds.run, "million": million.run, "copy": copying.run, "workloads": workloads.run}
 
 
 def main() -> None:
