@@ -75,11 +75,12 @@ class Dict:
             del self.order[bisect_right(self.order, key) - 1]
             return True
 
-    def update(self, key: str, value: bytes) -> bytes:
+    def update(self, key: str, fn: Callable[[bytes | None], bytes]) -> bytes:
         with self.lock:
             entry = self.entries.get(key)
             if entry is None:
                 insort(self.order, key)
+            value = fn(None if entry is None else entry[0])
             self.entries[key] = (value, None if entry is None else entry[1])
             return value
 
@@ -112,8 +113,9 @@ class Dict:
 
     def calls(self) -> Calls:
         """Give what it can do."""
-        names = ("get", "set", "set_ttl", "add", "delete", "update", "increment", "get_many", "set_many", "page")
-        return {name: getattr(self, name) for name in (*names, "scan")}
+        names = ("get", "set", "set_ttl", "add", "delete", "increment", "get_many", "set_many", "page", "scan")
+        update = lambda key, value: self.update(key, lambda _: value)  # noqa: E731
+        return {"update": update, **{name: getattr(self, name) for name in names}}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from warnings import catch_warnings
 
 from .floors import GET_SQL, POOL, SET_SQL, TABLE_SQL, TTL
 
@@ -258,7 +259,9 @@ async def key_value(place: Place, kind: str) -> AsyncIterator[Calls]:
         store = stores.RedisStore(client=redis.Redis(connection_pool=pool))
     else:
         asyncpg: Any = import_module("asyncpg")
-        store = stores.PostgreSQLStore(pool=await asyncpg.create_pool(place.url, min_size=POOL, max_size=POOL))
+        pool = await asyncpg.create_pool(place.url, min_size=POOL, max_size=POOL)
+        with catch_warnings(action="ignore"):  # it says that it is not stable yet
+            store = stores.PostgreSQLStore(pool=pool, table_name="key_value")
     async with store if kind != "memory" else nullcontext():
 
         async def get(key: str) -> bytes | None:

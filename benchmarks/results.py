@@ -122,6 +122,10 @@ def _cells(record: Record | None, floor: Record | None) -> tuple[str, str, str]:
     times = "" if floor is None else f"{ratio(record, floor):.2f}"
     return (
         f"{median(record.ops_per_s):,.0f}{'*' if record.note else ''}",
-        f"{median(record.p50_us):,.0f}/{median(record.p99_us):,.0f}",
+        f"{_short(median(record.p50_us))}/{_short(median(record.p99_us))}",
         times,
     )
+
+
+def _short(micros: float) -> str:
+    return f"{micros:,.1f}" if micros < 10 else f"{micros:,.0f}"

@@ -106,6 +106,7 @@ def ours(url: str, colour: str, name: str = "kv") -> Subject:
 
 LOSES = {"increment": "loses updates: reads, then writes"}
 JSON = {"": "values in base64, because it stores JSON"}
+ONE_BY_ONE = {**JSON, "set_many": "not atomic: one write after the other"}
 SQLITE = "sqlite:///{place.folder}/kv.db?durability={place.durability}"
 GROUPS = (
     Group(
@@ -201,7 +202,7 @@ GROUPS = (
             ours("{place.url}", "async"),
             ours("{place.url}?table=unlogged&unlogged=true", "async", "kv unlogged"),
             Subject("asyncpg", "floor", floors.postgres_async),
-            Subject("py-key-value-aio", "peer", partial(peers.key_value, kind="postgresql"), "key_value", JSON),
+            Subject("py-key-value-aio", "peer", partial(peers.key_value, kind="postgresql"), "key_value", ONE_BY_ONE),
             Subject("langgraph", "peer", peers.langgraph_async, "langgraph.store.postgres", JSON),
         ),
     ),
