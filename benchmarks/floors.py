@@ -261,14 +261,16 @@ def _columns(items: Mapping[str, bytes]) -> tuple[list[str], list[bytes]]:
 def postgres(place: Place) -> Iterator[Calls]:
     """psycopg's pool, autocommit."""
     settings = {"autocommit": True, "cursor_factory": psycopg.RawCursor}
-    with ConnectionPool(place.url, kwargs=settings, min_size=POOL, max_size=POOL, timeout=60) as pool:
+    opened: Any = ConnectionPool(place.url, kwargs=settings, min_size=POOL, max_size=POOL, open=True, timeout=60)
+    with opened as pool:
         pool.wait()
         with pool.connection() as c:
             c.execute(POSTGRES_TABLE)
 
         def fetch(name: str, *args: object) -> list[Any]:
             with pool.connection() as c:
-                return c.execute(STATEMENTS[name], args, binary=True).fetchall()
+                rows: list[Any] = c.execute(STATEMENTS[name], args, binary=True).fetchall()
+                return rows
 
         def run(name: str, *args: object) -> None:
             with pool.connection() as c:

@@ -51,6 +51,7 @@ class Clients(Protocol):
 
     def enter(self, store: Any) -> Calls:
         """Open a store."""
+        ...
 
     def leave(self, store: Any) -> None:
         """Close it."""
@@ -60,6 +61,7 @@ class Clients(Protocol):
 
     def run(self, work: list[Bound]) -> list[Ran]:
         """Let so many clients work at once."""
+        ...
 
     def __enter__(self) -> Self: ...
 

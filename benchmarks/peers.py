@@ -149,7 +149,7 @@ def django(place: Place) -> Iterator[Calls]:
     if place.server is None:
         pragmas = f"PRAGMA journal_mode=WAL; PRAGMA synchronous={place.durability};"
         options: dict[str, Any] = {"timeout": 60, "transaction_mode": "IMMEDIATE", "init_command": pragmas}
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(place.folder / "django.db")}
+        database: dict[str, Any] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(place.folder / "django.db")}
     else:
         parts = urlsplit(place.url)
         options = {"pool": {"min_size": POOL, "max_size": POOL, "timeout": 60}}
@@ -358,8 +358,8 @@ async def aiosqlite(place: Place) -> AsyncIterator[Calls]:
 
         async def get(key: str) -> bytes | None:
             async with connection.execute(GET_SQL, (key,)) as cursor:
-                row = await cursor.fetchone()
-                return row and row[0]
+                row: Any = await cursor.fetchone()
+                return row[0] if row else None
 
         async def write(key: str, value: bytes) -> None:
             async with connection.execute(SET_SQL, (key, value)):

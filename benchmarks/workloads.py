@@ -10,12 +10,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import Progress
 
-from . import results
+from . import floors, results
 from .harness import console
 from .measuring import Tasks, Threads, measure
 from .results import Record
@@ -26,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 if TYPE_CHECKING:
     from .measuring import Calls, Clients, Sample
+    from .ycsb import Step
 
 POSTGRES = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 
@@ -43,7 +45,7 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan(1_000, (1, 64), 2, 0.02, ((128, tuple(w for w in YCSB if w.name in "ACF")),))
-FULL = Plan(10_000, (1, 8, 64), 3, 0.04, ((128, (*SINGLE, *YCSB)), (1_024, tuple(w for w in YCSB if w.name in "ACE"))))
+FULL = Plan(10_000, (1, 8, 64), 5, 0.03, ((128, (*SINGLE, *YCSB)), (1_024, tuple(w for w in YCSB if w.name in "ACE"))))
 MOST_CALLS = 60_000
 """Of one run: the steps are in memory before it begins."""
 
@@ -55,6 +57,29 @@ class Entrant(NamedTuple):
     calls: Calls
 
 
+@dataclass
+class Running:
+    """One that takes part."""
+
+    calls: Calls
+    record: Record
+    steps: int = 0
+    """Of each client in a run."""
+    rounds: int = 0
+
+    def run(self, clients: Clients, work: list[list[Step]], pid: int | None) -> Sample | None:
+        """Run once; a peer that fails is out, and its record says why."""
+        try:
+            return measure(clients, self.calls, work, pid)
+        except Exception as e:
+            if self.record.kind != "peer":
+                raise
+            self.record.note = f"failed: {type(e).__name__}: {e}"[:200]
+            self.record.clear()
+            self.rounds = 0
+            return None
+
+
 def run(*, quick: bool) -> bool:
     """Measure, print, and write the file. There are no targets."""
     plan = QUICK if quick else FULL
@@ -62,11 +87,17 @@ def run(*, quick: bool) -> bool:
     groups = [group for group in GROUPS if not only or group.name.startswith(only)]
     for module in sorted({s.needs for group in groups for s in group.subjects if not s.installed}):
         console.print(f"{module} is not installed, and is left out; see the extra peers in pyproject.toml")
-    settings = {
-        **{"entries": plan.entries, "rounds": plan.rounds, "seconds": plan.seconds, "pool": 10, "zipfian": ZIPFIAN},
-        **{"postgres": POSTGRES, "redis": "no persistence", "quick": quick},
+    settings: dict[str, object] = {
+        "entries": plan.entries,
+        "rounds": plan.rounds,
+        "seconds of a run": plan.seconds,
+        "pool": floors.POOL,
+        "zipfian": ZIPFIAN,
+        "postgres": POSTGRES,
+        "redis": "as it comes, nothing saved",
+        "quick": quick,
     }
-    about = results.about(**settings)
+    about = results.about(settings)
     records: list[Record] = []
     for group in groups:
         mine = measured(group, plan)
@@ -83,11 +114,11 @@ def run(*, quick: bool) -> bool:
 def measured(group: Group, plan: Plan) -> list[Record]:
     """Open all of a group, and let them work in turn."""
     records: list[Record] = []
-    colour: type[Clients] = Threads if group.colour == "sync" else Tasks
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url, pid = _server(group.backend, stack)
-        clients = stack.enter_context(colour())
+        made: Clients = Threads() if group.colour == "sync" else Tasks()
+        clients = stack.enter_context(made)
         entrants = []
         for number, subject in enumerate(s for s in group.subjects if s.installed):
             # SCAN goes through a whole database of Redis, so each has its own
@@ -116,7 +147,9 @@ def _server(backend: str, stack: ExitStack) -> tuple[str, int | None]:
 
     if backend not in ("postgres", "redis"):
         return "", None
-    server: Any = servers.own_postgres(max_connections="300", **POSTGRES) if backend == "postgres" else servers.own_redis()
+    server: Any = (
+        servers.own_postgres(max_connections="300", **POSTGRES) if backend == "postgres" else servers.own_redis()
+    )
     stack.callback(server.close)
     return server.url, server.process.pid
 
@@ -132,33 +165,41 @@ def load(clients: Clients, calls: Calls, data: Data) -> None:
             clients.run([[(calls["set"], item) for item in items.items()]])
 
 
+SLOW = 0.5
+"""Seconds: one whose shortest run takes longer takes part in the first round only."""
+
+
 def cell(
-    clients: Clients, entrants: list[Entrant], about: tuple[Group, Workload, Data, int, int], plan: Plan, pid: int | None
+    clients: Clients,
+    entrants: list[Entrant],
+    about: tuple[Group, Workload, Data, int, int],
+    plan: Plan,
+    pid: int | None,
 ) -> list[Record]:
     """Measure one work at one number of clients."""
     group, workload, data, value_bytes, number = about
-    records: dict[str, Record] = {}
-    each: dict[str, int] = {}  # steps of a client
-
-    def once(entrant: Entrant, turn: int, steps: int) -> Sample:
-        work = [workload.steps(Client(data, client, turn), steps) for client in range(number)]
-        return measure(clients, entrant.calls, work, pid)
-
-    able = [entrant for entrant in entrants if all(name in entrant.calls for name in workload.needs)]
     least, most = max(1, 10 // number), max(1, MOST_CALLS // workload.entries // number)
-    for entrant in able:
-        subject = entrant.subject
+    running: list[Running] = []
+    for subject, calls in entrants:
+        if not all(name in calls for name in workload.needs):
+            continue
         note = "; ".join(filter(None, (subject.notes.get(""), subject.notes.get(workload.name))))
-        about_it = (group.name, subject.name, subject.kind, group.colour, workload.name, value_bytes, number)
-        records[subject.name] = Record(*about_it, note=note)
-        steps = least
-        while (warm := once(entrant, 0, steps)).seconds < plan.seconds / 3 and steps < most:
-            steps = min(most, steps * 3)
-        each[subject.name] = max(least, min(most, int(steps * plan.seconds / warm.seconds)))
-    longest = max(each.values(), default=0)
+        named = (group.name, subject.name, subject.kind, group.colour, workload.name, value_bytes, number)
+        one = Running(calls, Record(*named, note=note))
+        while True:  # until it is long enough to say how many steps fill the time; what is opened and cached is then
+            work = [workload.steps(Client(data, client, 0), one.steps or least) for client in range(number)]
+            warm = one.run(clients, work, pid)
+            if warm is None or warm.seconds > plan.seconds / 3 or one.steps >= most:
+                break
+            one.steps = min(most, (one.steps or least) * 3)
+        if warm is not None:
+            fits = int((one.steps or least) * plan.seconds / warm.seconds)
+            one.steps, one.rounds = max(least, min(most, fits)), 1 if warm.seconds > SLOW else plan.rounds
+        running.append(one)
     for turn in range(1, plan.rounds + 1):
+        longest = max((one.steps for one in running), default=0)
         work = [workload.steps(Client(data, client, turn), longest) for client in range(number)]
-        for entrant in able if turn % 2 else reversed(able):
-            some = [steps[: each[entrant.subject.name]] for steps in work]
-            records[entrant.subject.name].add(measure(clients, entrant.calls, some, pid))
-    return list(records.values())
+        for one in running if turn % 2 else reversed(running):
+            if turn <= one.rounds and (sample := one.run(clients, [steps[: one.steps] for steps in work], pid)):
+                one.record.add(sample)
+    return [one.record for one in running]
