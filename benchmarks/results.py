@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ def ratio(ours: Record, floor: Record) -> float:
 
 def table(group: str, value_bytes: int, clients: tuple[int, ...], records: list[Record]) -> Table:
     """Give a group's numbers: a row for each subject at each work, a column for each number of clients."""
-    made = Table(title=f"{group}, values of {value_bytes} bytes", title_justify="left", title_style="bold")
-    made.add_column("work")
+    made = Table(title=f"{group}, values of {value_bytes} bytes", title_justify="left", title_style="bold", box=SIMPLE)
     made.add_column("", no_wrap=True)
+    made.add_column("clients:", no_wrap=True)
     for number in clients:
         made.add_column(f"{number}: ops/s", justify="right", no_wrap=True)
         made.add_column("p50/p99 µs", justify="right", no_wrap=True)

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 QUICK = Plan(1_000, (1, 64), 2, 0.02, ((128, tuple(w for w in YCSB if w.name in "ACF")),))
 FULL = Plan(10_000, (1, 8, 64), 5, 0.03, ((128, (*SINGLE, *YCSB)), (1_024, tuple(w for w in YCSB if w.name in "ACE"))))
-MOST_CALLS = 60_000
+MOST_CALLS = 20_000
 """Of one run: the steps are in memory before it begins."""
 
 
