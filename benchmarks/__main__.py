@@ -1,5 +1,5 @@
-"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [growth] [million]
-[copy] [report]`: what is named, or all but the last six."""
+"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [million] [copy]
+[workloads] [growth] [report]`: what is named, or all but the last seven."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import anatomy, copying, crowds, growth, importing, layers, memory, million, postgres, redis, report, sqlite
+from . import (
+    anatomy,
+    copying,
+    crowds,
+    growth,
+    importing,
+    layers,
+    memory,
+    million,
+    postgres,
+    redis,
+    report,
+    sqlite,
+    workloads,
+)
 from .harness import console
 
 PARTS = {
@@ -22,9 +36,10 @@ PARTS = {
 MORE = {
     "anatomy": anatomy.run,
     "crowds": crowds.run,
-    "growth": growth.run,
     "million": million.run,
     "copy": copying.run,
+    "workloads": workloads.run,
+    "growth": growth.run,
     "report": report.run,
 }
 
