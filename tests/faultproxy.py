@@ -51,7 +51,10 @@ class FaultProxy(Proxy):
         silent: which ways of new connections, of a client's words (False) and of the server's answers (True), say nothing
             until `restore`.
         delay: seconds that each message is late.
+        came: how many connections have come.
     """
+
+    came = 0
 
     def __init__(self, to: int, protocol: Literal["postgresql", "redis"]) -> None:
         super().__init__(to)
@@ -87,6 +90,7 @@ class FaultProxy(Proxy):
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(30)
 
     async def _way(self, near: Reader, near_out: asyncio.StreamWriter) -> None:
+        self.came += 1
         if self.refuse:
             near_out.transport.abort()
         else:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from faultproxy import FaultProxy
+import pytest
+from faultproxy import Fault, FaultProxy, Message
 from waiting import wait_for
 
 import kv
 from kv.testing.suite import LONG, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    import pytest
 
 SOAK: Final = float(os.environ.get("KV_SOAK", "0"))
 """Seconds that the long forms may take; 0: the short ones, which the suite runs."""
@@ -167,6 +168,64 @@ async def check_whole(net: Network, store: kv.AsyncStore, most: int) -> None:
     """Check that as many calls as the pool has connections go side by side, and that it has no more."""
     net.put(ENTRIES)
     net.proxy.delay = 0.01  # or one might be back before the next one goes
-    assert await together(store, *(store.keys() for _ in range(2 * most))) == [[*ENTRIES]] * (2 * most)
+    assert await together(store, *(store.keys() for _ in range(most))) == [[*ENTRIES]] * most
     net.proxy.delay = 0.0
     assert net.connections() == most
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    """What it gives, or raises of ours."""
+    try:
+        return await call
+    except kv.KVError as e:
+        return e
+
+
+class Trial:
+    """One store, and one operation of it after the other, each with one fault."""
+
+    def __init__(self, net: Network, store: kv.AsyncStore) -> None:
+        self.net = net
+        self.store = store
+        self.outcomes: Counter[str] = Counter()
+
+    async def clean(self, operation: Operation, *, cold: bool) -> list[Message]:
+        """Let it go well, on a connection that has been used for it or on a new one. Gives the messages."""
+        for _ in range(1 if cold else 2):
+            self.net.put(operation.before)
+            if cold:
+                self.net.end()
+            self.net.proxy.arm()
+            assert await operation.call(self.store) == operation.gives, operation.name
+            assert self.net.held() == operation.after, operation.name
+        return self.net.proxy.seen
+
+    async def struck(self, operation: Operation, fault: Fault, *, cold: bool, connecting: bool) -> None:
+        """Let it meet the fault, and compare what the caller is told with what the server has."""
+        await self.clean(operation, cold=cold)
+        self.net.put(operation.before)
+        if cold:
+            self.net.end()
+        self.net.proxy.arm(fault)
+        result = await outcome(operation.call(self.store))
+        assert self.net.proxy.struck.wait(30), (operation.name, fault)
+        self.net.end()
+        held, about = self.net.held(), (operation.name, fault, result)
+        if isinstance(result, kv.OutcomeUnknown):
+            assert not operation.reads, about
+            assert not connecting, about
+            assert held in (operation.before, operation.after), about
+        elif isinstance(result, kv.Unavailable):
+            assert cold or not operation.reads, about  # which is tried again
+            assert held == operation.before, about
+        else:
+            assert (result, held) == (operation.gives, operation.after), about
+        assert not isinstance(result, kv.KVError) or "wr0ng" not in str(result)
+        self.outcomes[type(result).__name__ if isinstance(result, kv.KVError) else "done"] += 1
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def net(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """A way to each server."""
+    with network(request.param, request) as made:
+        yield made

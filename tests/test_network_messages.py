@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault
-from networks import OPERATIONS, SOAK, check_whole, network, report
+from networks import OPERATIONS, SOAK, Trial, check_whole, net, report
 
-import kv
 from kv.testing.suite import bounded, lifted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from faultproxy import Message
     from networks import Network, Operation
 
     Opens = Callable[..., Any]
+
+__all__ = ["net"]
 
 MOST = 3  # connections
 
@@ -30,12 +31,6 @@ CASES = [
     for operation in OPERATIONS
     if (backend, operation.name) != ("redis", "cleanup")  # which has nothing to do there
 ]
-
-
-@pytest.fixture
-def net(request: pytest.FixtureRequest) -> Iterator[Network]:
-    with network(request.param, request) as made:
-        yield made
 
 
 def faults(seen: Iterable[Message]) -> Iterator[Fault]:
@@ -56,57 +51,6 @@ def connecting(cold: list[Message], warm: list[Message]) -> list[Message]:
     """Those of the messages on a new connection that come before the operation's own."""
     ready = [i for i, message in enumerate(cold) if message == (True, "Z")]  # PostgreSQL: to its settings too
     return cold[: ready[1] + 1 if ready else len(cold) - len(warm)]
-
-
-async def outcome(call: Awaitable[Any]) -> Any:
-    """What it gives, or raises of ours."""
-    try:
-        return await call
-    except kv.KVError as e:
-        return e
-
-
-class Trial:
-    """One store, and one operation of it after the other, each with one fault."""
-
-    def __init__(self, net: Network, store: kv.AsyncStore) -> None:
-        self.net = net
-        self.store = store
-        self.outcomes: Counter[str] = Counter()
-
-    async def clean(self, operation: Operation, *, cold: bool) -> list[Message]:
-        """Let it go well, on a connection that has been used for it or on a new one. Gives the messages."""
-        for _ in range(1 if cold else 2):
-            self.net.put(operation.before)
-            if cold:
-                self.net.end()
-            self.net.proxy.arm()
-            assert await operation.call(self.store) == operation.gives, operation.name
-            assert self.net.held() == operation.after, operation.name
-        return self.net.proxy.seen
-
-    async def struck(self, operation: Operation, fault: Fault, *, cold: bool, connecting: bool) -> None:
-        """Let it meet the fault, and compare what the caller is told with what the server has."""
-        await self.clean(operation, cold=cold)
-        self.net.put(operation.before)
-        if cold:
-            self.net.end()
-        self.net.proxy.arm(fault)
-        result = await outcome(operation.call(self.store))
-        assert self.net.proxy.struck.wait(30), (operation.name, fault)
-        self.net.end()
-        held, about = self.net.held(), (operation.name, fault, result)
-        if isinstance(result, kv.OutcomeUnknown):
-            assert not operation.reads, about
-            assert not connecting, about
-            assert held in (operation.before, operation.after), about
-        elif isinstance(result, kv.Unavailable):
-            assert cold or not operation.reads, about  # which is tried again
-            assert held == operation.before, about
-        else:
-            assert (result, held) == (operation.gives, operation.after), about
-        assert not isinstance(result, kv.KVError) or "wr0ng" not in str(result)
-        self.outcomes[type(result).__name__ if isinstance(result, kv.KVError) else "done"] += 1
 
 
 @pytest.mark.parametrize(("net", "operation"), CASES, indirect=["net"])
