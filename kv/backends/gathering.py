@@ -14,8 +14,12 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from kv.errors import KVError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from kv.backends.pools import Life
 
     Send = Callable[["Batch[Q]"], Awaitable[None]]
 
@@ -174,6 +178,32 @@ class Gathering(Generic[Q]):
                 one.batch = batch
                 batch.append(one)
         return batch
+
+
+class Opening:
+    """What comes before the first call, once for all that wait for it in one event loop; where it fails, all are told."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._error: KVError | None = None
+        self._failures = 0
+
+    async def wait(self, life: Life, start: Callable[[], Awaitable[None]]) -> None:
+        """Start, or wait for who is starting."""
+        before = self._failures
+        async with self._lock:
+            if life.started:
+                return
+            if self._error is not None and self._failures != before:
+                raise own(self._error)
+            try:
+                await start()
+            except KVError as e:
+                self._error = e
+                self._failures += 1
+                raise
+            self._error = None
+            life.started = True
 
 
 class Gatherings(Generic[Q]):

@@ -120,7 +120,12 @@ class Pool(ABC, Generic[S]):
         most: how many connections there may be.
         timeout: seconds to wait for one that is free.
         life: of the store.
+
+    Attributes:
+        silence: what the driver raises where nothing has come back for too long.
     """
+
+    silence: type[BaseException] | tuple[type[BaseException], ...]
 
     def __init__(self, make: Callable[[], S], *, shown: str, most: int, timeout: float, life: Life) -> None:
         self._make = make
@@ -217,8 +222,10 @@ class Pool(ABC, Generic[S]):
         if self.waiters or self.life.closed:
             self._serve()
 
-    def end(self, session: S) -> None:
-        """Take a session back whose connection cannot be used again."""
+    def end(self, session: S, error: BaseException | None = None) -> None:
+        """Take a session back whose connection cannot be used again. If nothing came back on it, what is idle is no better."""
+        if isinstance(error, self.silence):
+            _close_idle(self.idle)
         session.end()
         self._pass_on(None)
 
@@ -330,6 +337,8 @@ class Home(Generic[A]):
 class AsyncPool(ABC, Generic[A]):
     """See `Pool`. Each event loop has connections of its own."""
 
+    silence: type[BaseException] | tuple[type[BaseException], ...]
+
     def __init__(self, *, shown: str, most: int, timeout: float, life: Life) -> None:
         self.shown = shown
         self.most = most
@@ -422,12 +431,14 @@ class AsyncPool(ABC, Generic[A]):
                 raise busy(self.shown, self.most, self.timeout) from None
             raise
 
-    async def give(self, session: A) -> None:
-        """Take a session back, for others if it is usable."""
+    async def give(self, session: A, error: BaseException | None = None) -> None:
+        """Take a session back, for others if it is usable. See `Pool.end`."""
         home = session.home
         assert home is not None
         if session.foreign:
             return
+        while isinstance(error, self.silence) and home.idle:
+            self.end(home.idle.pop())
         if not session.usable():
             self.end(session)
         elif self.life.closed:
@@ -474,10 +485,9 @@ class AsyncPool(ABC, Generic[A]):
         """Close the connections of the loop that is running."""
         home = self.home()
         home.wake_all()
-        while home.idle:
-            session = home.idle.pop()
-            home.every.discard(session)
-            await session.goodbye()
+        idle, home.idle = home.idle, []
+        home.every.difference_update(idle)
+        await asyncio.gather(*(session.goodbye() for session in idle))
 
     def before_fork(self) -> None:
         pass

@@ -98,6 +98,8 @@ class Session(pools.AsyncSession):
     async def rollback(self) -> None:
         """Undo what the transaction has done; where even that fails, the connection is not used again."""
         whole, self.whole = self.whole, False
+        if isinstance(self.error, TimeoutError):
+            return
         # also where asyncpg knows of no transaction: one that was cancelled may just be beginning, and is waited for
         with suppress(*DRIVER_ERRORS, BackendError):
             await asyncio.wait_for(self._control(self.frame.rollback), _GOODBYE)
@@ -159,8 +161,8 @@ class Source(Protocol):
         """Give a session, for one operation."""
         ...
 
-    async def give(self, session: Session) -> None:
-        """Take it back."""
+    async def give(self, session: Session, error: BaseException | None = None, /) -> None:
+        """Take it back, after this error."""
 
     async def leave(self) -> None:
         """Close what was opened here in the loop that is running."""
@@ -176,10 +178,12 @@ class Own(pools.AsyncPool[Session]):
     """
 
     joined = False
+    silence = TimeoutError
 
     def __init__(self, settings: Settings, life: Life) -> None:
         super().__init__(shown=settings.shown, most=settings.most, timeout=settings.timeout, life=life)
         self.told = for_asyncpg(settings.url or "")
+        self.longest = settings.longest
         self.pooled = False
 
     async def _connect(self) -> Session:
@@ -205,7 +209,9 @@ class Own(pools.AsyncPool[Session]):
 
     async def _reach(self) -> Connection:
         """Connect to the first host that lets us; each has its own time, as with libpq."""
-        more: dict[str, Any] = {"statement_cache_size": 0} if self.pooled else {}
+        more: dict[str, Any] = {"command_timeout": self.longest}
+        if self.pooled:
+            more["statement_cache_size"] = 0
         for told in self.told[:-1]:
             with suppress(*DRIVER_ERRORS):
                 return await asyncpg.connect(**told, **more)
@@ -230,7 +236,7 @@ class Borrowed:
         except DRIVER_ERRORS as e:
             raise connecting(e, self._shown) from e
 
-    async def give(self, session: Session) -> None:
+    async def give(self, session: Session, *_: object) -> None:
         await self._pool.release(session.connection)
 
     async def leave(self) -> None:
@@ -256,7 +262,7 @@ class Bound:
         self._life.check_open()
         return Session(self._connection, JOINED if self.joined else self._frame)
 
-    async def give(self, session: Session) -> None:
+    async def give(self, session: Session, *_: object) -> None:
         pass
 
     async def leave(self) -> None:

@@ -80,6 +80,8 @@ def ours(error: BaseException, url: str, timeout: float, *, writing: bool = Fals
     """
     code = sqlstate(error)
     said = getattr(getattr(error, "diag", None), "message_primary", None) or getattr(error, "message", None) or error
+    if isinstance(error, TimeoutError):
+        said = "no answer in time; see socket_timeout"
     if code == "22012":
         return clash(url, table)
     if code in AGAIN or code == "55P03":

@@ -35,6 +35,7 @@ _OPTIONS: Final[Mapping[str, options.Check]] = {
     "pool_max": options.whole(1),
     "pool_min": options.whole(0),
     "schema": options.names,
+    "socket_timeout": options.seconds,
     "table": options.names,
     "unlogged": options.flag,
 }
@@ -47,6 +48,7 @@ class Settings:
         opts: Any = options.checked(given, _OPTIONS, what)
         self.create: bool = opts["create"]
         self.timeout: float = opts["lock_timeout"]
+        self.longest = self.timeout + opts["socket_timeout"]  # seconds until an answer: it may wait for a lock first
         self.cleanup_interval: float | None = opts["cleanup_interval"]
         self.least: int = opts["pool_min"]
         self.most: int = opts["pool_max"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
@@ -18,7 +20,7 @@ from .errors import connecting
 from .framing import INNER, JOINED, OURS, Frame, Overtaken, guarded, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
 
     from kv.backends.pools import Life
 
@@ -42,6 +44,48 @@ def rows(cursor: psycopg.Cursor[Any]) -> list[Any]:
 
 def first(cursor: psycopg.Cursor[Any]) -> Any:
     return cursor.fetchone()
+
+
+class Silent(psycopg.OperationalError, TimeoutError):
+    """The server has said nothing for too long."""
+
+
+class OwnConnection(psycopg.Connection[Any]):
+    """A connection of our own: it is closed where nothing moves on it for longer than `longest` seconds."""
+
+    longest = math.inf
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        try:
+            asks = next(gen)
+            end = time.monotonic() + self.longest
+            while True:
+                ready = yield asks
+                if ready:
+                    end = time.monotonic() + self.longest
+                elif time.monotonic() > end:
+                    self.close()  # or leaving a pipeline would wait again
+                    raise Silent
+                asks = gen.send(ready)
+        except StopIteration as e:
+            result: T = e.value
+            return result
+
+
+@contextmanager
+def unbounded(connection: Connection) -> Iterator[None]:
+    """Let it wait as long as it takes."""
+    if not isinstance(connection, OwnConnection):
+        yield
+        return
+    longest, connection.longest = connection.longest, math.inf
+    try:
+        yield
+    finally:
+        connection.longest = longest
 
 
 class Session(pools.Session):
@@ -191,18 +235,21 @@ class Own(pools.Pool[Session]):
     """
 
     joined = False
+    silence = Silent
 
     def __init__(self, settings: Settings, life: Life) -> None:
         super().__init__(Session, shown=settings.shown, most=settings.most, timeout=settings.timeout, life=life)
         self.url = settings.url or ""
         self.told = for_psycopg(self.url)
+        self.longest = settings.longest
 
     def _connect(self, session: Session) -> None:
         try:
-            connection = psycopg.connect(self.url, autocommit=True, **self.told)
+            connection = OwnConnection.connect(self.url, autocommit=True, **self.told)
         except (psycopg.Error, OSError) as e:
             raise connecting(e, self.shown) from e
         try:
+            connection.longest = self.longest
             session.use(connection)
             session.ended = pools.watched(connection.fileno())
             session.execute(settle(connection.info.backend_pid, self.timeout), prepare=False)
@@ -228,7 +275,7 @@ class Own(pools.Pool[Session]):
         ):
             self.give(session)
         else:
-            self.end(session)
+            self.end(session, error)
 
 
 def checked(connection: Connection, shown: str) -> Connection:

@@ -46,6 +46,8 @@ class PostgresStore(Parts, BaseStore):
         pool_min: how many connections to open at once.
         pool_max: how many connections to open at most.
         lock_timeout: seconds to wait for other writers before `Conflict`, and for a free connection.
+        socket_timeout: seconds that an answer may take besides, before the connection counts as lost; `compact` alone takes
+            as long as it takes. Of a pool or a connection of yours its own settings apply.
         cleanup_interval: seconds between two removals of expired entries by a daemon thread; None: never.
         namespace: the namespace to be in, or the names of nested ones.
 
@@ -68,6 +70,7 @@ class PostgresStore(Parts, BaseStore):
         pool_min: int = 1,
         pool_max: int = 10,
         lock_timeout: float = 30,
+        socket_timeout: float = 30,
         cleanup_interval: float | None = None,
         namespace: str | Iterable[str] | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class PostgresStore(Parts, BaseStore):
             pool_min=pool_min,
             pool_max=pool_max,
             lock_timeout=lock_timeout,
+            socket_timeout=socket_timeout,
             cleanup_interval=cleanup_interval,
         )
         self._use(settings)
@@ -315,6 +319,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
         pool_min: int = 1,
         pool_max: int = 10,
         lock_timeout: float = 30,
+        socket_timeout: float = 30,
         cleanup_interval: float | None = None,
         namespace: str | Iterable[str] | None = None,
     ) -> None:
@@ -330,6 +335,7 @@ class AsyncPostgresStore(Parts, AsyncBaseStore):
             pool_min=pool_min,
             pool_max=pool_max,
             lock_timeout=lock_timeout,
+            socket_timeout=socket_timeout,
             cleanup_interval=cleanup_interval,
         )
         self._use(settings)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import asyncpg
 
 from kv.backends.cleaner import Cleaner
+from kv.backends.gathering import Opening
 from kv.backends.pools import Life
 from kv.errors import BackendError, ConfigError
+from kv.options import LONGEST
 
 from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Source, affected, first, rows, value
 from .errors import made_too, ours
@@ -47,15 +49,12 @@ class Database:
         self.get = shared.get if shared else self.value
         self.set = shared.set if shared else self.write
         self.increment = shared.increment if shared else self.returned
-        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Opening] = weakref.WeakKeyDictionary()
 
     async def open(self) -> None:
         """Do what comes before the first operation."""
         self.check_open()
-        async with self._opening.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            if not self.life.started:
-                await self._start()
-                self.life.started = True
+        await self._opening.setdefault(asyncio.get_running_loop(), Opening()).wait(self.life, self._start)
 
     async def _start(self) -> None:
         """Connect, and find the table, or make it."""
@@ -109,12 +108,12 @@ class Database:
                 try:
                     if session.frame.single:
                         await session.rollback()
-                    elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError):
+                    elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError | TimeoutError):
                         session.whole = False
                     elif isinstance(e, asyncio.CancelledError):
                         await session.settled()
                 finally:
-                    await source.give(session)
+                    await source.give(session, e)
                 patience = patience or Patience(self.timeout)
                 wait = patience.again(e, joined=session.frame.joins, idempotent=not writing)
                 if wait is None:  # what joins a transaction, or has not come to its own commit, is undone with it
@@ -139,7 +138,7 @@ class Database:
                 try:
                     await session.rollback()
                 finally:
-                    await source.give(session)
+                    await source.give(session, error)
                 if e is not error and not isinstance(e, Overtaken):  # of `fn`, or a cancellation
                     raise
                 wait = patience.again(e, joined=session.frame.joins)
@@ -191,11 +190,11 @@ class Database:
 
         await self._transaction(work)
 
-    async def alone(self, sql: str) -> None:
+    async def alone(self, sql: str, longest: float | None = None) -> None:
         """Run what returns nothing as it is: several statements, or one that no transaction may hold."""
         session = await self.source.take()
         try:
-            await session.connection.execute(sql)
+            await session.connection.execute(sql, timeout=longest)
         except BaseException as e:
             self._raise(e, writing=True)
         finally:
@@ -206,7 +205,7 @@ class Database:
         await self.open()
         if self.source.joined:
             raise ConfigError(f"{self.shown}: compact cannot run inside a transaction; call it on the store itself")
-        await self.alone(sql)
+        await self.alone(sql, LONGEST)
 
     async def cleanup(self, limit: int | None = None) -> int:
         """Remove what has expired, in batches that are transactions each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
@@ -16,7 +16,7 @@ from kv.errors import BackendError, ConfigError
 
 from .errors import made_too, ours
 from .framing import OURS, Overtaken, Patience, unmasked
-from .psycopg_sources import Borrowed, Bound, Inner, Own, Session, Source, affected, first, rows
+from .psycopg_sources import Borrowed, Bound, Inner, Own, Session, Source, affected, first, rows, unbounded
 from .statements import BATCH
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Database:
 
         self._transaction(work)
 
-    def alone(self, sql: str) -> None:
+    def alone(self, sql: str, *, bounded: bool = True) -> None:
         """Run what returns nothing as it is: several statements, or one that no transaction may hold."""
         source = self._inside.at or self.source
         session = source.take()
@@ -191,7 +191,8 @@ class Database:
         try:
             if flip:
                 session.connection.autocommit = True
-            session._control(sql)
+            with nullcontext() if bounded else unbounded(session.connection):
+                session._control(sql)
         except BaseException as e:
             self._raise(e, writing=True)
         finally:
@@ -204,7 +205,7 @@ class Database:
         """Run what no transaction may hold."""
         if (self._inside.at or self.source).joined:
             raise ConfigError(f"{self.shown}: compact cannot run inside a transaction; call it on the store itself")
-        self.alone(sql)
+        self.alone(sql, bounded=False)
 
     def cleanup(self, limit: int | None = None) -> int:
         """Remove what has expired, in batches that are transactions each."""

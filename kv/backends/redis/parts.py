@@ -34,7 +34,7 @@ class Parts:
     """What both colours have, and what needs no connection."""
 
     url_options: ClassVar[Mapping[str, options.Check]] = OPTIONS
-    url_parameters: ClassVar[tuple[str, ...]] = tuple(PARAMETERS)
+    url_parameters: ClassVar[tuple[str, ...]] = tuple(PARAMETERS.keys() - OPTIONS.keys())
     _path: tuple[str, ...]
     _view: Callable[[tuple[str, ...]], Self]
     _server: Server

@@ -154,8 +154,8 @@ class Source(Protocol):
         """Give a session, for one operation."""
         ...
 
-    async def give(self, session: Session) -> None:
-        """Take it back, also where its connection is closed."""
+    async def give(self, session: Session, error: BaseException | None = None, /) -> None:
+        """Take it back, also where its connection is closed, after this error."""
 
     async def close(self) -> None:
         """Close what was opened here."""
@@ -166,6 +166,8 @@ class Source(Protocol):
 
 class Own(pools.AsyncPool[Session]):
     """Connections of our own to one server."""
+
+    silence = exceptions.TimeoutError, TimeoutError
 
     def __init__(self, make: Callable[[], Any], server: Server, life: Life) -> None:
         super().__init__(shown=server.shown, most=server.most, timeout=server.timeout, life=life)
@@ -209,7 +211,7 @@ class Borrowed:
             raise connecting(e, self._shown) from e
         return session
 
-    async def give(self, session: Session) -> None:
+    async def give(self, session: Session, *_: object) -> None:
         await asyncio.shield(self._pool.release(session.connection))  # or who is cancelled twice would lose it
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ OPTIONS: Final[Mapping[str, options.Check]] = {
     "namespace": options.names,
     "pool_max": options.whole(1),
     "prefix": options.names,
+    "socket_timeout": options.seconds,
 }
 PARAMETERS: Final[Mapping[str, options.Check]] = {
     "client_name": str,
@@ -48,7 +49,7 @@ PARAMETERS: Final[Mapping[str, options.Check]] = {
 }
 """What redis-py reads from the URL itself. Before 8.1 it decodes them twice, and leaves numbers as they are."""
 
-_DEFAULTS: Final = {"socket_timeout": 30.0, "socket_connect_timeout": 10.0, "protocol": 2}
+_DEFAULTS: Final = {"socket_connect_timeout": 10.0, "protocol": 2}
 _LEAST: Final = 7
 """The first version of Redis with all that is asked of it."""
 
@@ -76,7 +77,7 @@ class Server:
         self._warned = False
         if isinstance(server, str):
             self.shown = hide(server)
-            self._read(server)
+            self._read(server, opts["socket_timeout"])
             return
         self.shown = f"the Redis of the given {type(server).__name__}"
         self.client = server
@@ -89,7 +90,7 @@ class Server:
                 f"not {type(server).__module__}.{type(server).__name__}"
             )
 
-    def _read(self, url: str) -> None:
+    def _read(self, url: str, longest: float) -> None:
         base, _, query = url.partition("?")
         scheme, _, rest = base.partition("://")
         kind, plus, cluster = scheme.lower().partition("+")
@@ -116,7 +117,8 @@ class Server:
                 parts = urlsplit(f"//{host}")
                 self.seeds.append((parts.hostname or "localhost", parts.port or 6379))
             first = f"{kind}://{who}{at}{several[0]}{slash}{path}"
-            self._told = {**_DEFAULTS, **self._driver.connection.parse_url(first), **asked}
+            known = {**_DEFAULTS, "socket_timeout": longest}
+            self._told = {**known, **self._driver.connection.parse_url(first), **asked}
         except ValueError:  # it may hold the password
             raise ConfigError(f"{self.shown} is no URL of Redis; see its host and port") from None
         if plus and self._told.get("db"):

@@ -50,6 +50,8 @@ class RedisStore(Parts, BaseStore):
         pool_max: how many connections to open at most, to each server.
         lock_timeout: seconds that an `update` is tried again while others are faster, before `Conflict`; and to wait for a
             free connection.
+        socket_timeout: seconds that an answer may take, before the connection counts as lost. Of a client of yours its own
+            settings apply.
         cleanup_interval: for the sake of other backends: Redis removes what has expired by itself.
         namespace: the namespace to be in, or the names of nested ones.
 
@@ -67,6 +69,7 @@ class RedisStore(Parts, BaseStore):
         prefix: str = "kv",
         pool_max: int = 10,
         lock_timeout: float = 30,
+        socket_timeout: float = 30,
         cleanup_interval: float | None = None,
         namespace: str | Iterable[str] | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class RedisStore(Parts, BaseStore):
             prefix=prefix,
             pool_max=pool_max,
             lock_timeout=lock_timeout,
+            socket_timeout=socket_timeout,
             cleanup_interval=cleanup_interval,
         )
         self._use(told)
@@ -300,6 +304,7 @@ class AsyncRedisStore(Parts, AsyncBaseStore):
         prefix: str = "kv",
         pool_max: int = 10,
         lock_timeout: float = 30,
+        socket_timeout: float = 30,
         cleanup_interval: float | None = None,
         namespace: str | Iterable[str] | None = None,
     ) -> None:
@@ -317,6 +322,7 @@ class AsyncRedisStore(Parts, AsyncBaseStore):
             prefix=prefix,
             pool_max=pool_max,
             lock_timeout=lock_timeout,
+            socket_timeout=socket_timeout,
             cleanup_interval=cleanup_interval,
         )
         self._use(told)

@@ -75,8 +75,8 @@ class Source(Protocol):
     def give(self, session: Session) -> None:
         """Take it back."""
 
-    def end(self, session: Session) -> None:
-        """Take it back when its connection cannot be used again."""
+    def end(self, session: Session, error: BaseException | None = None, /) -> None:
+        """Take it back when its connection cannot be used again, after this error."""
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -84,6 +84,8 @@ class Source(Protocol):
 
 class Own(pools.Pool[Session]):
     """Connections of our own to one server."""
+
+    silence = exceptions.TimeoutError
 
     def __init__(self, make: Callable[[], Any], server: Server, life: Life) -> None:
         super().__init__(Session, shown=server.shown, most=server.most, timeout=server.timeout, life=life)
@@ -122,7 +124,7 @@ class Borrowed:
     def give(self, session: Session) -> None:
         self._pool.release(session.connection)
 
-    def end(self, session: Session) -> None:
+    def end(self, session: Session, *_: object) -> None:
         session.disconnect()  # the pool connects it again
         self.give(session)
 
@@ -206,7 +208,7 @@ class Database:
             source.give(session)
             return self._go_on(command, e)
         except BaseException as e:
-            source.end(session)
+            source.end(session, e)
             if not isinstance(e, DRIVER_ERRORS):
                 raise
             return self._go_on(command, e)
@@ -257,7 +259,7 @@ class Database:
         try:
             received = session.several(batch.sent)
         except BaseException as e:
-            source.end(session)
+            source.end(session, e)
             if not isinstance(e, DRIVER_ERRORS):
                 raise
             plan.failed(batch, e, sent=True)
@@ -274,7 +276,7 @@ class Database:
             try:
                 received = session.several(sent)
             except BaseException as e:
-                source.end(session)
+                source.end(session, e)
                 if not isinstance(e, DRIVER_ERRORS):
                     raise
                 if last:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions
 
 from kv.backends import pools
-from kv.backends.gathering import Gatherings, own
+from kv.backends.gathering import Gatherings, Opening, own
 from kv.errors import KVError
 
 from .commands import LAYOUT, scan
@@ -43,15 +43,12 @@ class Database:
         self.turns = AsyncTurns()
         self._sources: dict[Address, Source] = {}
         self._gatherings: dict[Address, Gatherings[Command]] = {}
-        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Opening] = weakref.WeakKeyDictionary()
 
     async def open(self) -> None:
         """Do what comes before the first operation."""
         self.check_open()
-        async with self._opening.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            if not self.life.started:
-                await self._start()
-                self.life.started = True
+        await self._opening.setdefault(asyncio.get_running_loop(), Opening()).wait(self.life, self._start)
 
     async def _start(self) -> None:
         """Connect, and see what is there."""
@@ -101,7 +98,7 @@ class Database:
         try:
             answer = await session.one(command.args)
         except BaseException as e:
-            await source.give(session)
+            await source.give(session, e)
             if not isinstance(e, DRIVER_ERRORS):
                 raise
             return True, e
@@ -116,12 +113,14 @@ class Database:
         except (*DRIVER_ERRORS, KVError, asyncio.CancelledError) as e:
             settle(batch, e, sent=False)
             return
+        error: BaseException | None = None
         try:
             await session.answer(batch)
         except (*DRIVER_ERRORS, asyncio.CancelledError) as e:
+            error = e
             settle(batch, e, sent=True)
         finally:
-            await source.give(session)
+            await source.give(session, error)
 
     async def _go_on(self, command: Command, address: Address, error: BaseException, *, sent: bool) -> Any:
         """Go on with a command after what its first try met, at a server that may not have its slot any more."""
@@ -172,7 +171,7 @@ class Database:
         try:
             received = await session.several(batch.sent)
         except BaseException as e:
-            await source.give(session)
+            await source.give(session, e)
             if not isinstance(e, DRIVER_ERRORS):
                 raise
             plan.failed(batch, e, sent=True)
@@ -188,12 +187,15 @@ class Database:
             session = await source.take()
             try:
                 received = await session.several(sent)
-                break
-            except DRIVER_ERRORS as e:
+            except BaseException as e:
+                await source.give(session, e)
+                if not isinstance(e, DRIVER_ERRORS):
+                    raise
                 if last:
                     raise connecting(e, self.shown) from e
-            finally:
+            else:
                 await source.give(session)
+                break
         for answer in received:
             if isinstance(answer, exceptions.ResponseError):
                 raise connecting(answer, self.shown) from answer

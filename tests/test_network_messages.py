@@ -1,0 +1,76 @@
+"""Connections that end before, in and after each message of each operation: what callers are told is what has happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from colours import both
+from faultproxy import PLACES, Fault
+from networks import OPERATIONS, SOAK, Trial, check_whole, net, report
+
+from kv.testing.suite import bounded, lifted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from faultproxy import Message
+    from networks import Network, Operation
+
+    Opens = Callable[..., Any]
+
+__all__ = ["net"]
+
+MOST = 3  # connections
+
+
+CASES = [
+    pytest.param(backend, operation, id=f"{backend}-{operation.name.replace(' ', '-')}")
+    for backend in ("postgres", "redis")
+    for operation in OPERATIONS
+    if (backend, operation.name) != ("redis", "cleanup")  # which has nothing to do there
+]
+
+
+def faults(seen: Iterable[Message]) -> Iterator[Fault]:
+    """Every place of every message; in the suite one place of one message of each kind."""
+    numbers: Counter[bool] = Counter()
+    kinds: Counter[Message] = Counter()
+    for message in seen:
+        number = numbers[message.answers]
+        numbers[message.answers] += 1
+        kinds[message] += 1
+        if SOAK:
+            yield from (Fault(message.answers, number, place) for place in PLACES)
+        elif kinds[message] == 1:
+            yield Fault(message.answers, number, PLACES[sum(numbers.values()) % 3])
+
+
+def connecting(cold: list[Message], warm: list[Message]) -> list[Message]:
+    """Those of the messages on a new connection that come before the operation's own."""
+    ready = [i for i, message in enumerate(cold) if message == (True, "Z")]  # PostgreSQL: to its settings too
+    return cold[: ready[1] + 1 if ready else len(cold) - len(warm)]
+
+
+@pytest.mark.parametrize(("net", "operation"), CASES, indirect=["net"])
+@both
+def test_a_connection_that_ends_at_any_message_leaves_what_the_caller_is_told(
+    opens: Opens, net: Network, operation: Operation
+) -> None:
+    async def main() -> None:
+        async with lifted(opens(net.url, pool_max=MOST)) as store:
+            trial = Trial(net, store)
+            warm = await trial.clean(operation, cold=False)
+            for fault in faults(warm):
+                await trial.struck(operation, fault, cold=False, connecting=False)
+            if SOAK or operation.name in ("get", "set"):
+                cold = await trial.clean(operation, cold=True)
+                before = Counter(message.answers for message in connecting(cold, warm))
+                for fault in faults(cold):
+                    early = fault.number < before[fault.answers] - (fault.place == "after")
+                    await trial.struck(operation, fault, cold=True, connecting=early)
+            await check_whole(net, store, MOST)
+            report(f"{net.backend} {opens.__name__} {operation.name}: {dict(trial.outcomes)}")
+
+    bounded(main, 600 if SOAK else 60)
