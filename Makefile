@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BOUND := .*"\([a-z.-]*\(\[binary\]\)\?\)>=\([0-9.]*\).*/\1==\3
 
-.PHONY: demo test lint lowest bench clean
+.PHONY: demo test lint lowest bench fuzz clean
 
 demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a store does
 	$(BIN)/kv demo sqlite:///demo.db
@@ -25,6 +25,9 @@ lowest: $(VENV)/dev  ## the tests on the lowest versions that pyproject.toml all
 bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed
 	$(BIN)/python -m benchmarks
 
+fuzz: $(VENV)/dev $(VENV)/fuzz  ## each target of tests/fuzzing.py for FUZZ_SECONDS seconds (60), with atheris
+	$(BIN)/python tests/fuzz.py
+
 clean:
 	rm -rf $(VENV) demo.db demo.db-wal demo.db-shm
 
@@ -32,6 +35,6 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anykv needs Python 3.11 or newer, and this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/cli $(VENV)/dev: $(VENV)/%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/cli $(VENV)/dev $(VENV)/fuzz: $(VENV)/%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -149,6 +149,19 @@ def test_off_is_off() -> None:
         ("postgresql://u:s3?cret@h/db", "postgresql://u:***@h/db"),
         ("postgresql://u:s3#cret@h/db", "postgresql://u:***@h/db"),
         ("postgresql://h:5432/db?options=a@b", "postgresql://h:5432/db?options=a@b"),
+        ("postgresql://h:5432,[::1]:5433/db?options=a@b", "postgresql://h:5432,[::1]:5433/db?options=a@b"),
+        ("postgresql://h:5432?options=a@b", "postgresql://h:5432?options=a@b"),
+        ("postgresql://u:1?s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:s3?x=cret@h/db?a=b", "postgresql://u:***@h/db?a=b"),
+        ("postgresql://u\n[:s3\ncret@h/db", "postgresql://u\n[:***@h/db"),
+        ("postgresql://u:s3cret", "postgresql://u:***"),  # the host was forgotten
+        ("redis://:s3cret/0", "redis://:***/0"),
+        ("redis+cluster://a:6379,b:6379?socket_timeout=5", "redis+cluster://a:6379,b:6379?socket_timeout=5"),
+        ("redis+cluster://1,u::1,h:2?s3@cret@h", "redis+cluster://1,u:***@h"),
+        ("host=h port=5 password=s3cret user=u", "host=h port=5 password=*** user=u"),
+        (r"host=h PassWord = 's3 c\'ret' user=u", "host=h PassWord = *** user=u"),
+        ("sqlite:///a:b.db", "sqlite:///a:b.db"),
+        ("C:\\app.db", "C:\\app.db"),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:
