@@ -31,7 +31,7 @@ from kv.errors import (
 from kv.expiry import wall_ms
 
 from . import schema
-from .errors import code_of, ours
+from .errors import DRIVER_ERRORS, code_of, ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -120,7 +120,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
         return connection
 
@@ -150,7 +150,7 @@ class Database:
         except BaseException as e:
             if writer is not None:
                 writer.close()
-            if isinstance(e, sqlite3.Error):
+            if isinstance(e, DRIVER_ERRORS):
                 raise ours(e, self) from e
             raise
         self.writing.append(writer)
@@ -242,7 +242,7 @@ class Database:
             return self.fetch(sql, parameters, first)
         try:
             return connection.execute(sql, parameters).fetchone()
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
         finally:
             self.idle.append(connection)
@@ -259,7 +259,7 @@ class Database:
             except BaseException:
                 cursor.close()  # what keeps the error would keep the cursor, and the cursor this state of the file
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     # writing
@@ -285,7 +285,7 @@ class Database:
         writer = self.whole()
         try:
             return self.patiently(writer, sql, parameters).rowcount
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=True) from e
 
     def whole(self) -> sqlite3.Connection:
@@ -305,7 +305,7 @@ class Database:
         self._check_mine(writer)
         try:
             writer.executemany(sql, rows)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -351,7 +351,7 @@ class Database:
         self._check_mine(writer)
         try:
             self.patiently(writer, sql)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=writing) from e
 
     def batch(self, calls: list[Call]) -> None:
