@@ -147,8 +147,10 @@ class Crew:
 
     def _hear(self, said: dict[str, Any]) -> None:
         if "line" not in said:
-            self.wrong += [said["error"]] if "error" in said else []
-            self._obeyed.release("done" in said)
+            if "error" in said:
+                self.wrong.append(said["error"])
+            else:
+                self._obeyed.release()
             return
         line, what = said["line"], said["what"]
         self.figures[what] += 1
@@ -218,6 +220,8 @@ class Crew:
         least, most = len(self._counted), len(self._counted) + self._counting.total()
         assert number <= most, f"counted twice: {number}, and not {most} or less"
         assert older or least <= number, f"lost: {number}, and not {least} or more"
+        if older:
+            self._counted = [*range(1, number + 1)]
 
-    def __str__(self) -> str:
-        return ", ".join(f"{n:,} {what}" for what, n in sorted(self.figures.items()) if n)
+    def report(self) -> None:
+        print(", ".join(f"{what}: {n:,}" for what, n in sorted(self.figures.items())))

@@ -89,7 +89,9 @@ class Line:
         self.has = await self.patiently_read()
         say(line=self.name, what="begins", has=self.has)
         for n in count():
-            if self.chance.random() < 0.3:
+            if n % 10 == 9:
+                assert await self.patiently_read() == self.has
+            elif self.chance.random() < 0.3:
                 await self.share()
             else:
                 await self.take(self.step(f"{self.age}.{n}*{self.chance.choice([0, 0, 50, 5_000])}"))

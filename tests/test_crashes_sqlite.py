@@ -31,4 +31,4 @@ def test_writers_that_are_killed_leave_what_they_were_told_is_written(path: Path
         crew.go_on(1)
         crew.kill()
         crew.check(url + "0.001")
-        print(crew)
+        crew.report()

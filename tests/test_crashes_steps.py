@@ -32,8 +32,8 @@ def again_and_again(function: str, where: object, points: str, some: int) -> Non
 
 
 @pytest.mark.parametrize(("points", "some"), [("statement", 0), ("instruction", 8), ("byte", 6)])
-def test_a_call_to_sqlite(path: Path, points: str, some: int) -> None:
-    again_and_again("sqlite_calls", path, points, some * (5 if SOAK else 1))
+def test_a_call_to_sqlite(quick_path: Path, points: str, some: int) -> None:
+    again_and_again("sqlite_calls", quick_path, points, some * (5 if SOAK else 1))
 
 
 @pytest.mark.parametrize(("points", "some"), [("message", 0), ("byte", 3)])
