@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,7 +20,6 @@ from kv import transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Admin = psycopg.Connection[tuple[object, ...]]
 
@@ -38,6 +39,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def path(tmp_path: Path) -> Path:
     """Where a SQLite file may be made."""
     return tmp_path / "app.db"
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """The same, of one that is opened a thousand times and never outlives its kernel: in memory, if that has folders."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        yield Path(folder) / "app.db"
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "redis", "cluster"])

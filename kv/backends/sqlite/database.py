@@ -32,7 +32,7 @@ from kv.errors import (
 from kv.expiry import wall_ms
 
 from . import schema
-from .errors import code_of, ours
+from .errors import DRIVER_ERRORS, code_of, ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -124,7 +124,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
         return connection
 
@@ -154,7 +154,7 @@ class Database:
         except BaseException as e:
             if writer is not None:
                 writer.close()
-            if isinstance(e, sqlite3.Error):
+            if isinstance(e, DRIVER_ERRORS):
                 raise ours(e, self) from e
             raise
         self.writer = writer
@@ -257,7 +257,7 @@ class Database:
             return self.fetch(sql, parameters, first)
         try:
             return connection.execute(sql, parameters).fetchone()
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             if code_of(e) == sqlite3.SQLITE_BUSY:
                 return self._take(connection, sql, parameters, first)
             raise ours(e, self) from e
@@ -276,7 +276,7 @@ class Database:
             except BaseException:
                 cursor.close()  # what keeps the error would keep the cursor, and the cursor this state of the file
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     # writing
@@ -308,7 +308,7 @@ class Database:
         writer = self.whole()
         try:
             return self.patiently(writer, sql, parameters).rowcount
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=True) from e
         finally:
             self.rest(writer)
@@ -323,7 +323,7 @@ class Database:
                 writer = self.writer = self._another()  # somebody reads by it: from now on another one writes
             if writer.in_transaction:  # an interrupt, while another one was dealt with
                 writer.execute("ROLLBACK")
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
         return writer
 
@@ -350,7 +350,7 @@ class Database:
         self._check_mine(writer)
         try:
             writer.executemany(sql, rows)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -401,7 +401,7 @@ class Database:
         self._check_mine(writer)
         try:
             self.patiently(writer, sql)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=writing) from e
 
     # keeping

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from kv.errors import ConfigError, CorruptData, Unavailable
 
-from .errors import code_of
+from .errors import DRIVER_ERRORS, code_of
 
 APPLICATION_ID: Final = 0x616E796B  # "anyk", in the file's header
 SCHEMA_VERSION: Final = 1
@@ -65,7 +65,7 @@ def check_file(path: str, name: str) -> None:
             is_ours(peek, name)
         finally:
             peek.close()
-    except sqlite3.Error as e:
+    except DRIVER_ERRORS as e:
         if code_of(e) != sqlite3.SQLITE_CORRUPT:  # what another process is just writing may look damaged
             raise
 

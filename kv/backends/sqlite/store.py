@@ -13,6 +13,7 @@ from kv import options
 from kv.base import PAGE, TRAVEL_BYTES, BaseStore, leading
 from kv.errors import (
     ConfigError,
+    CorruptData,
     ValueTooLarge,
 )
 from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
@@ -82,7 +83,7 @@ def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, byt
     rows, size = [], 0
     for row in cursor:
         rows.append(row)
-        size += len(row[1])
+        size += len(_whole(row[1]))
         if size >= most:
             break
     return rows
@@ -168,13 +169,13 @@ class SQLiteStore(BaseStore):
     def get(self, key: str, default: D) -> bytes | D: ...
     def get(self, key: str, default: object = None) -> object:
         row = self._db.row(_GET, (self._ns, check_key(key)))
-        return default if row is None or _past(row[1]) else row[0]
+        return default if row is None or _past(row[1]) else _whole(row[0])
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         return self._live(check_keys(keys))
 
     def _live(self, keys: list[str]) -> dict[str, bytes]:
-        return {key: value for key, value, expires_at in self._many(keys) if not _past(expires_at)}
+        return {key: _whole(value) for key, value, expires_at in self._many(keys) if not _past(expires_at)}
 
     def _many(self, keys: list[str]) -> list[tuple[str, bytes, int | None]]:
         return self._db.fetch(_MANY, (json.dumps(keys), self._ns), rows)
@@ -185,12 +186,9 @@ class SQLiteStore(BaseStore):
 
     def ttl(self, key: str) -> float | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
-        if row is None:
+        if row is None or _past(row[1]):
             return None
-        if row[1] is None:
-            return math.inf
-        left: int = row[1] - wall_ms()
-        return left / 1000 if left > 0 else None
+        return math.inf if row[1] is None else max(1, row[1] - wall_ms()) / 1000
 
     def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
@@ -311,7 +309,7 @@ class SQLiteStore(BaseStore):
             else:
                 rows = self._db.read(writer, _MANY, (json.dumps(keys), self._ns))
             while True:
-                there = {key: (value, until) for key, value, until in rows if not _past(until)}
+                there = {key: (_whole(value), until) for key, value, until in rows if not _past(until)}
                 answer = fn({key: value for key, (value, _) in there.items()})
                 if not any(_past(until) for _, until in there.values()):
                     break  # else an entry has expired while fn ran, and is missing now
@@ -371,7 +369,23 @@ def _until(ms: int | None) -> int | None:
 
 
 def _past(expires_at: int | None) -> bool:
-    return expires_at is not None and wall_ms() >= expires_at
+    try:
+        return expires_at is not None and wall_ms() >= expires_at
+    except TypeError as e:
+        raise _damaged("deadline") from e
+
+
+def _whole(value: bytes) -> bytes:
+    if type(value) is bytes:
+        return value
+    raise _damaged("value")
+
+
+def _damaged(what: str) -> CorruptData:
+    return CorruptData(
+        f"a {what} is of a type that nobody has written: the SQLite file is damaged; restore a backup, or see what "
+        "`kv verify` names"
+    )
 
 
 def _path(url: str) -> str:
