@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import servers
+from histories import SOAK, Soak
 from redis import Redis, RedisCluster
 
 import kv
@@ -200,3 +201,18 @@ def cluster_url(cluster: servers.Server, cluster_admins: list[Redis]) -> Iterato
     """Where a new, empty store may be made in a Redis Cluster."""
     with _empty(cluster.url, cluster_admins) as url:
         yield url
+
+
+_soaked: list[Soak] = []
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> Soak:
+    """Says how often a test does what it does, and keeps its figures."""
+    _soaked.append(Soak(request.node.name))
+    return _soaked[-1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for part in _soaked if SOAK else ():
+        terminalreporter.write_line(str(part))

@@ -1,0 +1,245 @@
+"""Histories: what threads, tasks and processes called at once on one store, and what came of it.
+
+`KV_SOAK=60` makes every test that is given the fixture `soak` go on for so many seconds, with more callers; `KV_SEED=...`
+lets it make the calls of that seed again, though what comes in between what is up to the machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import random
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+import linearizable
+from linearizable import DONE, NOT_AN_INTEGER, UNKNOWN, Call, changed
+
+import kv
+from kv.testing import worker
+from kv.testing.hostile import KEYS
+from kv.testing.processes import Process
+from kv.testing.suite import LONG, expired, together
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SOAK: Final = float(os.environ.get("KV_SOAK", "0"))
+"""Seconds for each test; 0: as short as it can be."""
+SEED: Final = os.environ.get("KV_SEED")
+MANY: Final = 2 if SOAK else 1
+"""So many times more callers and calls."""
+PATIENCE: Final = 60.0 + SOAK
+
+EACH: Final = {
+    "get": 8,
+    "set": 3,
+    "add": 4,
+    "increment": 4,
+    "compare_and_set": 5,
+    "update": 5,
+    "pop": 2,
+    "delete": 2,
+} | {"exists": 1, "size": 1, "expire": 1, "get_many": 2, "delete_many": 1, "cleanup": 1}
+"""How often which call is made; what stands here is promised for each key alone, wherever a server keeps it."""
+TOGETHER: Final = {
+    "get": 3,
+    "set": 2,
+    "add": 2,
+    "increment": 2,
+    "compare_and_set": 2,
+    "update": 2,
+    "pop": 1,
+    "delete": 1,
+} | {"get_many": 8, "set_many": 4, "update_many": 6, "cleanup": 1}
+"""The same, promised for all keys at one instant."""
+
+
+async def do(store: kv.AsyncStore, method: str, keys: tuple[str, ...], args: tuple[Any, ...], far: bool) -> Any:
+    """Make a call, and give its results as `stepped` does; `far`: with a deadline that does not come."""
+    [key, *_], [arg, *_] = keys, args
+    lasting: dict[str, Any] = {"ttl": LONG} if far else {}
+    seen: list[Any] = [None]
+
+    def fn(value: bytes | None) -> bytes | None:
+        seen[0] = value
+        return changed(value, arg)
+
+    def fn_of_many(found: dict[str, bytes]) -> dict[str, bytes]:
+        seen[0] = found
+        new = {key: changed(found.get(key), arg) for key, arg in zip(keys, args, strict=True)}
+        return {key: value for key, value in new.items() if value is not None}
+
+    match method:
+        case "get" | "exists" | "size" | "delete" | "pop":
+            return (await getattr(store, method)(key),)
+        case "set" | "add" | "increment":
+            return (await getattr(store, method)(key, arg, **lasting),)
+        case "compare_and_set":
+            return (await store.compare_and_set(key, *arg, **lasting),)
+        case "update":
+            new = await store.update(key, fn, **lasting)
+            return ((seen[0], new),)
+        case "expire":
+            return (await store.expire(key, LONG),)
+        case "get_many":
+            found = await store.get_many(keys)
+            return tuple(found.get(key) for key in keys)
+        case "set_many":
+            await store.set_many(dict(zip(keys, args, strict=True)), **lasting)
+            return (None,) * len(keys)
+        case "delete_many":
+            await store.delete_many(keys)
+            return (DONE,) * len(keys)
+        case "update_many":
+            left = await store.update_many(keys, fn_of_many, **lasting)
+            return tuple((seen[0].get(key), left.get(key)) for key in keys)
+    raise ValueError(method)
+
+
+async def client(
+    store: kv.AsyncStore, who: str, seed: int, keys: Sequence[str], calls: int, mix: dict[str, int], cancels: float
+) -> list[Call]:
+    """Make calls one after another, and say what came of each. So many of a hundred are cancelled, if they are tasks."""
+    chance = random.Random(f"{seed} {who}")
+    history: list[Call] = []
+    last: dict[str, Any] = dict.fromkeys(keys)  # the values it has met, so that it compares with what may still be
+
+    def argument(method: str, key: str) -> Any:
+        token = chance.getrandbits(32)
+        value = chance.choice([b"%d", b"%d", b"x%d"]) % token
+        return {
+            "set": value,
+            "add": value,
+            "increment": token - 2**31,
+            "compare_and_set": (last[key], chance.choice([value, value, None])),
+            "update": token,
+        }.get(method)
+
+    for name in chance.choices([*mix], weights=[*mix.values()], k=calls):
+        if name == "cleanup":
+            await store.cleanup()
+            continue
+        some = tuple(chance.sample(keys, chance.randint(1, len(keys)) if name.endswith("_many") else 1))
+        method = name.removesuffix("_many")
+        args = tuple(argument(method, key) for key in some)
+        call = do(store, name, some, args, far=chance.random() < 0.2)
+        patience = chance.expovariate(500) if chance.random() < cancels else None
+        start = time.monotonic_ns()
+        try:
+            results = await (call if patience is None else asyncio.wait_for(call, patience))
+        except kv.NotAnInteger:
+            results = (NOT_AN_INTEGER,)
+        except (kv.OutcomeUnknown, TimeoutError):
+            results = UNKNOWN
+        end = time.monotonic_ns()
+        history.append(Call(who, method, some, args, results, start, end))
+        if method in ("get", "update") and results != UNKNOWN:
+            for key, result in zip(some, results, strict=True):
+                last[key] = result if method == "get" else result[1]
+    return history
+
+
+async def records(
+    store: kv.AsyncStore,
+    who: str,
+    clients: int,
+    seed: int,
+    keys: list[str],
+    calls: int,
+    mix: dict[str, int],
+    cancels: float = 0,
+) -> list[Call]:
+    """Let several clients make their calls at once, in a namespace of this seed."""
+    view = store.namespace(f"{seed}")
+    each = await together(store, *(client(view, f"{who}{n}", seed, keys, calls, mix, cancels) for n in range(clients)))
+    return [call for history in each for call in history]
+
+
+async def recorded(store: kv.AsyncStore, **kwargs: Any) -> str:
+    """The same, for a process that asks another."""
+    return repr([tuple(call) for call in await records(store, **kwargs)])
+
+
+def in_processes(url: str, crew: Sequence[Process], **kwargs: Any) -> list[Call]:
+    """The same, in each of the processes at once."""
+    said = each(url, crew, "recorded", [{"who": f"{p.colour} {n}.", **kwargs} for n, p in enumerate(crew)])
+    return [Call(*call) for text in said for call in ast.literal_eval(text)]
+
+
+def each(url: str, crew: Sequence[Process], job: str, kwargs: Sequence[dict[str, Any]]) -> list[Any]:
+    """Do a job in each of the processes at once."""
+    for process, own in zip(crew, kwargs, strict=True):
+        process.prepare(url, job, opening=False, **own)
+    for process in crew:
+        process.hear(PATIENCE)
+    for process in crew:
+        process.begin()
+    return [process.hear(PATIENCE) for process in crew]
+
+
+def keys_of(seed: int, tag: str = "") -> list[str]:
+    """Keys for a history: few, so that all want the same, and such as stores have stumbled over."""
+    chance = random.Random(seed)
+    return [tag + key for key in chance.sample([key for key in KEYS if len(key) < 50], chance.randint(2, 3))]
+
+
+async def begin(store: kv.AsyncStore, seed: int, keys: Sequence[str]) -> None:
+    """Sometimes leave entries that have expired where the calls will come: they are missing, but lie there."""
+    chance = random.Random(seed)
+    if some := [key for key in keys if chance.random() < 0.3]:
+        await expired(store.namespace(f"{seed}"), *some)
+
+
+class Soak:
+    """What a test of histories does again and again, and the figures of it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seeds = self._histories = self._calls = self._unknown = self._states = 0
+        self._start = time.monotonic()
+
+    def seeds(self, least: int = 1) -> Iterator[int]:
+        """Seeds for so many rounds, or for as many as there is time for. What fails in a round says which it was."""
+        end = time.monotonic() + SOAK
+        for n in count():
+            if n >= (1 if SEED else least) and (SEED or time.monotonic() >= end):
+                return
+            seed = int(SEED or random.SystemRandom().getrandbits(32))
+            self._seeds += 1
+            try:
+                yield seed
+            except BaseException as e:
+                e.add_note(f"KV_SEED={seed} makes these calls again")
+                raise
+
+    def judge(self, calls: Sequence[Call], seed: int, *, together: bool = False) -> None:
+        """Fail where no order explains the calls: of each key alone, or of all keys together."""
+        checked = linearizable.check(calls) if together else linearizable.check_each_key(calls)
+        self._histories += 1
+        self._calls += len(calls)
+        self._unknown += sum(not call.known for call in calls)
+        self._states += checked.states
+        assert checked.violation is None, f"{checked.violation}\nKV_SEED={seed} makes these calls again"
+
+    def add(self, calls: int) -> None:
+        """Count calls that are judged otherwise."""
+        self._calls += calls
+
+    def __str__(self) -> str:
+        return (
+            f"{self._name}: {self._seeds:,} seeds, {self._histories:,} histories, {self._calls:,} calls, "
+            f"{self._unknown:,} of them unknown, {self._states:,} states, {time.monotonic() - self._start:.1f} s"
+        )
+
+
+def crew(colours: Sequence[str]) -> list[Process]:
+    """Processes that can do what is here, and what `kv.testing.worker` can."""
+    return [Process(colour, "histories") for colour in colours]
+
+
+if __name__ == "__main__":
+    worker.JOBS["recorded"] = recorded
+    worker.main()
