@@ -11,8 +11,9 @@ import asyncio
 import os
 import random
 import time
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import linearizable
 from linearizable import DONE, NOT_AN_INTEGER, UNKNOWN, Call, changed
@@ -96,13 +97,32 @@ async def do(store: kv.AsyncStore, method: str, keys: tuple[str, ...], args: tup
         case "update_many":
             left = await store.update_many(keys, fn_of_many, **lasting)
             return tuple((seen[0].get(key), left.get(key)) for key in keys)
+        case "cleanup":  # it may not show
+            return await store.cleanup()
     raise ValueError(method)
 
 
+class Faults(NamedTuple):
+    """What may go wrong with a client's calls."""
+
+    cancelled: float = 0
+    """The part of them that is cancelled on the way, if they are tasks."""
+    refused: bool = False
+    """Whether some may be refused: those have had no effect, and no history."""
+    told: bool = False
+    """Whether each is said aloud before it begins and when it has ended, as its process may be killed."""
+
+
 async def client(
-    store: kv.AsyncStore, who: str, seed: int, keys: Sequence[str], calls: int, mix: dict[str, int], cancels: float
+    store: kv.AsyncStore,
+    who: str,
+    seed: int,
+    keys: Sequence[str],
+    calls: int,
+    mix: dict[str, int],
+    faults: Faults = Faults(),  # noqa: B008 - it cannot be changed
 ) -> list[Call]:
-    """Make calls one after another, and say what came of each. So many of a hundred are cancelled, if they are tasks."""
+    """Make calls one after another, and give what came of each."""
     chance = random.Random(f"{seed} {who}")
     history: list[Call] = []
     last: dict[str, Any] = dict.fromkeys(keys)  # the values it has met, so that it compares with what may still be
@@ -119,23 +139,29 @@ async def client(
         }.get(method)
 
     for name in chance.choices([*mix], weights=[*mix.values()], k=calls):
-        if name == "cleanup":
-            await store.cleanup()
-            continue
         some = tuple(chance.sample(keys, chance.randint(1, len(keys)) if name.endswith("_many") else 1))
         method = name.removesuffix("_many")
         args = tuple(argument(method, key) for key in some)
         call = do(store, name, some, args, far=chance.random() < 0.2)
-        patience = chance.expovariate(500) if chance.random() < cancels else None
+        patience = chance.expovariate(500) if chance.random() < faults.cancelled else None
         start = time.monotonic_ns()
+        if faults.told and name != "cleanup":
+            worker.say(call=repr((who, method, some, args, UNKNOWN, start, start)))
         try:
             results = await (call if patience is None else asyncio.wait_for(call, patience))
         except kv.NotAnInteger:
             results = (NOT_AN_INTEGER,)
         except (kv.OutcomeUnknown, TimeoutError):
             results = UNKNOWN
-        end = time.monotonic_ns()
-        history.append(Call(who, method, some, args, results, start, end))
+        except (kv.Unavailable, kv.Conflict):
+            if not faults.refused:
+                raise
+            continue
+        if name == "cleanup":
+            continue
+        history.append(Call(who, method, some, args, results, start, time.monotonic_ns()))
+        if faults.told:
+            worker.say(call=repr(tuple(history[-1])))
         if method in ("get", "update") and results != UNKNOWN:
             for key, result in zip(some, results, strict=True):
                 last[key] = result if method == "get" else result[1]
@@ -143,24 +169,53 @@ async def client(
 
 
 async def records(
-    store: kv.AsyncStore,
-    who: str,
-    clients: int,
-    seed: int,
-    keys: list[str],
-    calls: int,
-    mix: dict[str, int],
-    cancels: float = 0,
+    store: kv.AsyncStore, who: str, clients: int, seed: int, faults: Sequence[Any] = (), **kwargs: Any
 ) -> list[Call]:
     """Let several clients make their calls at once, in a namespace of this seed."""
     view = store.namespace(f"{seed}")
-    each = await together(store, *(client(view, f"{who}{n}", seed, keys, calls, mix, cancels) for n in range(clients)))
-    return [call for history in each for call in history]
+    each = (client(view, f"{who}{n}", seed, faults=Faults(*faults), **kwargs) for n in range(clients))
+    return [call for history in await together(store, *each) for call in history]
 
 
 async def recorded(store: kv.AsyncStore, **kwargs: Any) -> str:
     """The same, for a process that asks another."""
     return repr([tuple(call) for call in await records(store, **kwargs)])
+
+
+async def moves(store: kv.AsyncStore, who: str, seed: int, keys: list[str], total: int, times: int) -> int:
+    """Move money between accounts, in one step each, and look whether it is all there. An empty account is missing."""
+    chance = random.Random(f"{seed} {who}")
+    view = store.namespace(f"{seed}")
+    for _ in range(times):
+        some = chance.sample(keys, chance.randint(2, len(keys)))
+        step = chance.choice(["audit", "audit", "deal", *["move"] * 4])
+        if step == "deal":
+            await view.set_many(dealt(chance, keys, total))
+        elif step == "move":
+            await view.update_many(some, partial(_moved, seed=chance.random(), keys=some))
+        found = await view.get_many(chance.sample(keys, len(keys)))
+        assert funds(found) == total, f"{who} sees {funds(found)} in all, not {total}: {found}"
+    return 2 * times
+
+
+def _moved(found: dict[str, bytes], seed: float, keys: Sequence[str]) -> dict[str, bytes]:
+    amounts = dealt(random.Random(seed), keys, funds(found))
+    return {key: amount for key, amount in amounts.items() if amount != b"0"}
+
+
+def funds(found: dict[str, bytes]) -> int:
+    return sum(map(int, found.values()))
+
+
+def dealt(chance: random.Random, keys: Sequence[str], total: int) -> dict[str, bytes]:
+    """Amounts for all the accounts, which come to this."""
+    cuts = sorted(chance.choices([0, total, *range(total)], k=len(keys) - 1))
+    return {key: b"%d" % (b - a) for key, a, b in zip(keys, [0, *cuts], [*cuts, total], strict=True)}
+
+
+async def moved(store: kv.AsyncStore, who: str, clients: int, **kwargs: Any) -> int:
+    """The same, by several clients at once."""
+    return sum(await together(store, *(moves(store, f"{who}{n}", **kwargs) for n in range(clients))))
 
 
 def in_processes(url: str, crew: Sequence[Process], **kwargs: Any) -> list[Call]:
@@ -186,6 +241,11 @@ def keys_of(seed: int, tag: str = "") -> list[str]:
     return [tag + key for key in chance.sample([key for key in KEYS if len(key) < 50], chance.randint(2, 3))]
 
 
+def plan(seed: int, together: bool) -> dict[str, Any]:
+    """What to call: what is promised for all keys together needs keys that a cluster keeps together."""
+    return {"seed": seed, "keys": keys_of(seed, "{t}" if together else ""), "mix": TOGETHER if together else EACH}
+
+
 async def begin(store: kv.AsyncStore, seed: int, keys: Sequence[str]) -> None:
     """Sometimes leave entries that have expired where the calls will come: they are missing, but lie there."""
     chance = random.Random(seed)
@@ -199,7 +259,7 @@ class Soak:
     def __init__(self, name: str) -> None:
         self._name = name
         self._seeds = self._histories = self._calls = self._unknown = self._states = 0
-        self._start = time.monotonic()
+        self._start = self._end = time.monotonic()
 
     def seeds(self, least: int = 1) -> Iterator[int]:
         """Seeds for so many rounds, or for as many as there is time for. What fails in a round says which it was."""
@@ -214,6 +274,7 @@ class Soak:
             except BaseException as e:
                 e.add_note(f"KV_SEED={seed} makes these calls again")
                 raise
+            self._end = time.monotonic()
 
     def judge(self, calls: Sequence[Call], seed: int, *, together: bool = False) -> None:
         """Fail where no order explains the calls: of each key alone, or of all keys together."""
@@ -231,7 +292,7 @@ class Soak:
     def __str__(self) -> str:
         return (
             f"{self._name}: {self._seeds:,} seeds, {self._histories:,} histories, {self._calls:,} calls, "
-            f"{self._unknown:,} of them unknown, {self._states:,} states, {time.monotonic() - self._start:.1f} s"
+            f"{self._unknown:,} of them unknown, {self._states:,} states, {self._end - self._start:.1f} s"
         )
 
 
@@ -241,5 +302,5 @@ def crew(colours: Sequence[str]) -> list[Process]:
 
 
 if __name__ == "__main__":
-    worker.JOBS["recorded"] = recorded
+    worker.JOBS.update(recorded=recorded, moved=moved)
     worker.main()

@@ -1,5 +1,5 @@
 """Whether calls that overlapped could have happened one after another: a checker of linearizability (Wing and Gong's
-definition; Lowe's search, in which a call takes its place in the order no sooner than something needs it to).
+definition; Lowe's search, in which a call takes its place in the order no sooner than an end needs it to).
 
 A call that was an `OutcomeUnknown` may have taken effect at any instant after its start, or never.
 """
@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     State = tuple[bytes | None, ...]
     """The values of some keys, in the order of these."""
@@ -138,6 +138,18 @@ class Checked(NamedTuple):
     """How many it has looked at."""
 
 
+class _End(NamedTuple):
+    """The end of a call, at which it must have happened."""
+
+    bit: int
+    """Of the call, while it is pending."""
+    call: int
+    pending: list[tuple[int, int]]
+    """The calls that have begun, and not ended before, each with its bit: the likeliest one to be next is the last."""
+    unknown: int
+    """The bits of those that are unknown."""
+
+
 def check(calls: Iterable[Call], keys: Sequence[str] | None = None) -> Checked:
     """Search for an order of the calls that gives their results and keeps who ended before whom began.
 
@@ -149,71 +161,73 @@ def check(calls: Iterable[Call], keys: Sequence[str] | None = None) -> Checked:
     keys = tuple(keys or dict.fromkeys(key for call in calls for key in call.keys))
     place = {key: i for i, key in enumerate(keys)}
     places = [[place[key] for key in call.keys] for call in calls]
-    pending: dict[int, int] = {}  # by its bit, a call that has begun, and not ended
-    bits: dict[int, int] = {}
-    unknown = 0  # their bits
-    # a state, and the pending calls that have happened in it
-    reached: set[tuple[State, int]] = {((None,) * len(keys), 0)}
+    ends = _ends(calls)
+    # what has ended by now, the values, and which of the pending calls have happened
+    stack: list[tuple[int, State, int]] = [(0, (None,) * len(keys), 0)]
+    seen: dict[tuple[int, State, int], list[int]] = {}
+    arrived: list[set[State]] = [{stack[0][1]}, *(set() for _ in ends)]
     looked = 0
-    for ends, i in _events(calls):
-        if not ends:
-            bits[i] = bit = next(1 << n for n in count() if 1 << n not in pending)
-            pending[bit] = i
-            if not calls[i].known:
-                unknown |= bit
+    while stack:
+        n, state, done = stack.pop()
+        if n == len(ends):
+            return Checked(None, looked)
+        bit, _, pending, unknown = ends[n]
+        if not _is_new(seen, (n, state, done & ~unknown), done & unknown):
             continue
-        bit = bits.pop(i)
-        seen, stack, reachable = set(reached), [*reached], set()
-        while stack:
-            state, done = stack.pop()
-            if done & bit:
-                reachable.add((state, done ^ bit))
+        looked += 1
+        if done & bit:
+            stack.append((n + 1, state, done ^ bit))
+            arrived[n + 1].add(state)
+            continue
+        steps = []
+        for other, i in pending:
+            if done & other or (left := after(state, calls[i], places[i])) is None:
                 continue
-            steps = []
-            for other, j in pending.items():
-                if done & other or (state_after := after(state, calls[j], places[j])) is None:
-                    continue
-                if calls[j].method in READS and calls[j].known:  # must happen, and changes nothing: best where it can
-                    steps = [(state, done | other)]
-                    break
-                if state_after != state or calls[j].known:
-                    steps.append((state_after, done | other))
-            new = [step for step in steps if step not in seen]
-            seen.update(new)
-            stack.extend(new)
-        looked += len(seen)
-        if not reachable:
-            return Checked(_violation(calls, keys, i, reached), looked)
-        del pending[bit]
-        reached = _fewest(reachable, unknown) if unknown else reachable
-    return Checked(None, looked)
+            if calls[i].method in READS and calls[i].known:  # it must happen, and changes nothing: best where it can
+                steps = [(n, state, done | other)]
+                break
+            if left != state or calls[i].known:
+                steps.append((n, left, done | other))
+        stack += steps
+    last = max(n for n, states in enumerate(arrived) if states)
+    return Checked(_violation(calls, keys, ends[last].call, arrived[last]), looked)
 
 
-def _events(calls: Sequence[Call]) -> Iterator[tuple[bool, int]]:
-    """Starts and ends in order of time; at one instant starts first, so that these calls overlap."""
+def _is_new(seen: dict[tuple[int, State, int], list[int]], node: tuple[int, State, int], unknown: int) -> bool:
+    """Whether nobody was there with as few of the unknown calls, or fewer: the others may happen later, or never."""
+    before = seen.setdefault(node, [])
+    if any(fewer & unknown == fewer for fewer in before):
+        return False
+    before.append(unknown)
+    return True
+
+
+def _ends(calls: Sequence[Call]) -> list[_End]:
+    """Every end in order of time. At one instant starts come before ends."""
     events = [(call.start, False, i) for i, call in enumerate(calls)]
     events += [(call.end, True, i) for i, call in enumerate(calls) if call.known]
-    for _, ends, i in sorted(events):
-        yield ends, i
+    pending: dict[int, int] = {}
+    bits: dict[int, int] = {}
+    ends: list[_End] = []
+    unknown = 0
+    for _, is_end, i in sorted(events):
+        if is_end:
+            likely = sorted(pending.items(), key=lambda one: (calls[one[1]].known, -calls[one[1]].end))
+            ends.append(_End(bits[i], i, likely, unknown))
+            del pending[bits[i]]
+        else:
+            bits[i] = bit = next(1 << n for n in count() if 1 << n not in pending)
+            pending[bit] = i
+            unknown |= 0 if calls[i].known else bit
+    return ends
 
 
-def _fewest(reached: set[tuple[State, int]], unknown: int) -> set[tuple[State, int]]:
-    """Of those that differ only in which unknown calls have happened, keep the ones with the fewest: the rest may follow."""
-    groups: dict[tuple[State, int], list[int]] = {}
-    for state, done in sorted(reached, key=lambda one: (one[1] & unknown).bit_count()):
-        kept = groups.setdefault((state, done & ~unknown), [])
-        if not any(fewer & done == fewer for fewer in kept):
-            kept.append(done & unknown)
-    return {(state, known | some) for (state, known), kept in groups.items() for some in kept}
-
-
-def _violation(calls: list[Call], keys: tuple[str, ...], i: int, reached: set[tuple[State, int]]) -> Violation:
+def _violation(calls: list[Call], keys: tuple[str, ...], i: int, states: set[State]) -> Violation:
     call = calls[i]
     before = [other for other in calls if other.known and other.end < call.start]
     before = sorted(before, key=lambda other: other.end)[-EXCERPT:]
     beside = [o for o in calls if o.start <= call.end and (o.end >= call.start or not o.known)]
-    states = sorted({state for state, _ in reached}, key=repr)
-    return Violation(call, keys, states, [*before, *beside])
+    return Violation(call, keys, sorted(states, key=repr), [*before, *beside])
 
 
 def check_each_key(calls: Iterable[Call]) -> Checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from histories import EACH, MANY, PATIENCE, TOGETHER, begin, crew, in_processes, keys_of, records
+from histories import MANY, PATIENCE, begin, crew, each, in_processes, keys_of, moved, plan, records
 
 import kv
 from kv.testing.suite import bounded, lifted
@@ -26,11 +26,6 @@ def processes() -> Iterator[list[Process]]:
     yield crew_
     for process in crew_:
         process.kill()
-
-
-def plan(seed: int, together: bool) -> dict[str, Any]:
-    """What to call: what is promised for all keys together needs keys that a cluster keeps together."""
-    return {"seed": seed, "keys": keys_of(seed, "{t}" if together else ""), "mix": TOGETHER if together else EACH}
 
 
 @MIXES
@@ -60,12 +55,35 @@ def test_processes_of_both_colours(shared: str, processes: list[Process], togeth
     bounded(main, PATIENCE)
 
 
-def test_tasks_that_are_cancelled(anywhere: str, soak: Soak) -> None:
+# money
+
+TOTAL = 100
+
+
+@pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
+def test_no_money_is_lost_or_made(anywhere: str, opens: Callable[[str], Any], soak: Soak) -> None:
     async def main() -> None:
-        async with kv.open_async(anywhere) as store:
+        async with lifted(opens(anywhere)) as store:
             for seed in soak.seeds():
-                what = plan(seed, together=False)
-                calls = await records(store, "", clients=6, calls=25, cancels=0.15, **what)
-                soak.judge(calls, seed)
+                accounts = await bank(store, seed)
+                what = {"seed": seed, "keys": accounts, "total": TOTAL, "times": 20}
+                soak.add(await moved(store, "", clients=5 * MANY, **what))
 
     bounded(main, PATIENCE)
+
+
+def test_no_money_is_lost_or_made_by_processes(shared: str, processes: list[Process], soak: Soak) -> None:
+    async def main() -> None:
+        async with lifted(kv.open(shared)) as store:
+            for seed in soak.seeds():
+                what = {"seed": seed, "keys": await bank(store, seed), "total": TOTAL, "times": 15, "clients": 2}
+                calls = each(shared, processes, "moved", [{"who": p.colour, **what} for p in processes])
+                soak.add(sum(calls))
+
+    bounded(main, PATIENCE)
+
+
+async def bank(store: kv.AsyncStore, seed: int) -> list[str]:
+    accounts = keys_of(seed, "{t}") + keys_of(seed + 1, "{t}2")
+    await store.namespace(f"{seed}").set(accounts[0], b"%d" % TOTAL)
+    return accounts
