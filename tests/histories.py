@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
+import gc
 import os
 import random
 import time
@@ -20,7 +22,7 @@ from linearizable import DONE, NOT_AN_INTEGER, UNKNOWN, Call, changed
 
 import kv
 from kv.testing import worker
-from kv.testing.hostile import KEYS
+from kv.testing.hostile import CALLS, KEYS
 from kv.testing.processes import Process
 from kv.testing.suite import LONG, expired, together
 
@@ -218,6 +220,55 @@ async def moved(store: kv.AsyncStore, who: str, clients: int, **kwargs: Any) -> 
     return sum(await together(store, *(moves(store, f"{who}{n}", **kwargs) for n in range(clients))))
 
 
+async def pairs(store: kv.AsyncStore, chosen: list[list[str]], side: int, times: int, compacts: bool) -> Any:
+    """Make one call of each pair, while others make the other, by two callers. Give what this process takes then.
+
+    One at most `compacts`: PostgreSQL gives back space after 5 s of waiting, where another waits to do the same.
+    """
+
+    async def caller(compacts: bool) -> None:
+        for pair in chosen:
+            name = pair[side] if compacts or pair[side] != "compact" else "verify"
+            for _ in range(times):
+                with contextlib.suppress(kv.NotAnInteger):  # an increment of what another has set
+                    await CALLS[name](store)
+
+    await together(store, caller(compacts), caller(compacts=False))
+    return figures()
+
+
+async def wears(store: kv.AsyncStore, seed: int, times: int) -> int:
+    """Write what expires at once, or soon is written again, beside readers and cleanups. Gives how many rows were written."""
+    chance = random.Random(seed)
+    for n in range(times):
+        lasting = [f"{chance.randrange(200)}" for _ in range(50)]
+        await store.set_many(dict.fromkeys(lasting, b"%d" % n))
+        await store.set_many({f"{seed} {n} {i}": b"gone" for i in range(50)}, ttl=0.001)
+        assert len(await store.get_many(lasting)) == len({*lasting})
+        if n % 10 == 0:
+            await store.cleanup()
+    return 100 * times
+
+
+async def measured(store: kv.AsyncStore) -> dict[str, int]:
+    """What this process takes."""
+    return figures()
+
+
+def figures() -> dict[str, int]:
+    """What this process takes: kilobytes, open files and connections, threads. Zeros where no /proc says it."""
+    gc.collect()
+    if not os.path.exists("/proc/self/statm"):
+        return {"kilobytes": 0, "files": 0, "threads": 0}
+    with open("/proc/self/statm", "rb") as file:
+        pages = int(file.read().split()[1])
+    return {
+        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+    }
+
+
 def in_processes(url: str, crew: Sequence[Process], **kwargs: Any) -> list[Call]:
     """The same, in each of the processes at once."""
     said = each(url, crew, "recorded", [{"who": f"{p.colour} {n}.", **kwargs} for n, p in enumerate(crew)])
@@ -302,5 +353,5 @@ def crew(colours: Sequence[str]) -> list[Process]:
 
 
 if __name__ == "__main__":
-    worker.JOBS.update(recorded=recorded, moved=moved)
+    worker.JOBS.update(recorded=recorded, moved=moved, pairs=pairs, wears=wears, measured=measured)
     worker.main()
