@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from histories import MANY, PATIENCE, begin, crew, each, in_processes, keys_of, moved, plan, records
+from test_conformance_wrappers import STACK
 
 import kv
 from kv.testing.suite import bounded, lifted
@@ -22,7 +23,7 @@ MIXES = pytest.mark.parametrize("together", [False, True], ids=["each key", "all
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[list[Process]]:
-    crew_ = crew(["sync", "async"] * 2 * MANY)
+    crew_ = crew(["sync", "async"] * 2)
     yield crew_
     for process in crew_:
         process.kill()
@@ -36,8 +37,19 @@ def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together:
             for seed in soak.seeds():
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
-                calls = await records(store, "", clients=6 * MANY, calls=25, **what)
+                calls = await records(store, "", clients=6, calls=25 * MANY, **what)
                 soak.judge(calls, seed, together=together)
+
+    bounded(main, PATIENCE)
+
+
+@pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
+def test_threads_and_tasks_behind_all_wrappers(anywhere: str, opens: Callable[..., Any], soak: Soak) -> None:
+    async def main() -> None:
+        async with lifted(opens(anywhere, **STACK)) as store:
+            for seed in soak.seeds():
+                calls = await records(store, "", clients=5, calls=25, **plan(seed, together=bool(seed % 2)))
+                soak.judge(calls, seed, together=bool(seed % 2))
 
     bounded(main, PATIENCE)
 
@@ -49,7 +61,7 @@ def test_processes_of_both_colours(shared: str, processes: list[Process], togeth
             for seed in soak.seeds():
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
-                calls = in_processes(shared, processes, clients=2, calls=20, **what)
+                calls = in_processes(shared, processes, clients=2, calls=20 * MANY, **what)
                 soak.judge(calls, seed, together=together)
 
     bounded(main, PATIENCE)

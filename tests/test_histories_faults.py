@@ -33,7 +33,7 @@ def test_tasks_that_are_cancelled(anywhere: str, soak: Soak) -> None:
         async with kv.open_async(anywhere) as store:
             for seed in soak.seeds():
                 what = plan(seed, together=bool(seed % 2))
-                calls = await records(store, "", clients=6 * MANY, calls=25, faults=[0.15], **what)
+                calls = await records(store, "", clients=6, calls=25 * MANY, faults=[0.15], **what)
                 soak.judge(calls, seed, together=bool(seed % 2))
 
     bounded(main, PATIENCE)
