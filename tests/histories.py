@@ -68,10 +68,12 @@ async def do(store: kv.AsyncStore, method: str, keys: tuple[str, ...], args: tup
 
     def fn(value: bytes | None) -> bytes | None:
         seen[0] = value
+        time.sleep(0)  # for another thread to come in between
         return changed(value, arg)
 
     def fn_of_many(found: dict[str, bytes]) -> dict[str, bytes]:
         seen[0] = found
+        time.sleep(0)
         new = {key: changed(found.get(key), arg) for key, arg in zip(keys, args, strict=True)}
         return {key: value for key, value in new.items() if value is not None}
 

@@ -34,7 +34,7 @@ def processes() -> Iterator[list[Process]]:
 def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together: bool, soak: Soak) -> None:
     async def main() -> None:
         async with lifted(opens(anywhere)) as store:
-            for seed in soak.seeds():
+            for seed in soak.seeds(least=5 if anywhere.startswith("memory") else 1):
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
                 calls = await records(store, "", clients=6, calls=25 * MANY, **what)
