@@ -18,7 +18,7 @@ import kv
 from kv import transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     Admin = psycopg.Connection[tuple[object, ...]]
@@ -211,6 +211,17 @@ def soak(request: pytest.FixtureRequest) -> Soak:
     """Says how often a test does what it does, and keeps its figures."""
     _soaked.append(Soak(request.node.name))
     return _soaked[-1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    part = item.funcargs.get("soak")
+    if report.failed and isinstance(part, Soak):
+        report.sections.append(("seed", f"KV_SEED={part.seed} makes these calls again"))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

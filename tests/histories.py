@@ -307,7 +307,13 @@ async def begin(store: kv.AsyncStore, seed: int, keys: Sequence[str]) -> None:
 
 
 class Soak:
-    """What a test of histories does again and again, and the figures of it."""
+    """What a test of histories does again and again, and the figures of it.
+
+    Attributes:
+        seed: of the round that is under way.
+    """
+
+    seed: int | None = None
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -315,28 +321,24 @@ class Soak:
         self._start = self._end = time.monotonic()
 
     def seeds(self, least: int = 1) -> Iterator[int]:
-        """Seeds for so many rounds, or for as many as there is time for. What fails in a round says which it was."""
+        """Seeds for so many rounds, or for as many as there is time for."""
         end = time.monotonic() + SOAK
         for n in count():
             if n >= (1 if SEED else least) and (SEED or time.monotonic() >= end):
                 return
-            seed = int(SEED or random.SystemRandom().getrandbits(32))
+            self.seed = int(SEED or random.SystemRandom().getrandbits(32))
             self._seeds += 1
-            try:
-                yield seed
-            except BaseException as e:
-                e.add_note(f"KV_SEED={seed} makes these calls again")
-                raise
+            yield self.seed
             self._end = time.monotonic()
 
-    def judge(self, calls: Sequence[Call], seed: int, *, together: bool = False) -> None:
+    def judge(self, calls: Sequence[Call], *, together: bool = False) -> None:
         """Fail where no order explains the calls: of each key alone, or of all keys together."""
         checked = linearizable.check(calls) if together else linearizable.check_each_key(calls)
         self._histories += 1
         self._calls += len(calls)
         self._unknown += sum(not call.known for call in calls)
         self._states += checked.states
-        assert checked.violation is None, f"{checked.violation}\nKV_SEED={seed} makes these calls again"
+        assert checked.violation is None, str(checked.violation)
 
     def add(self, calls: int) -> None:
         """Count calls that are judged otherwise."""

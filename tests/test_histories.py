@@ -38,7 +38,7 @@ def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together:
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
                 calls = await records(store, "", clients=6, calls=25 * MANY, **what)
-                soak.judge(calls, seed, together=together)
+                soak.judge(calls, together=together)
 
     bounded(main, PATIENCE)
 
@@ -49,7 +49,7 @@ def test_threads_and_tasks_behind_all_wrappers(anywhere: str, opens: Callable[..
         async with lifted(opens(anywhere, **STACK)) as store:
             for seed in soak.seeds():
                 calls = await records(store, "", clients=5, calls=25, **plan(seed, together=bool(seed % 2)))
-                soak.judge(calls, seed, together=bool(seed % 2))
+                soak.judge(calls, together=bool(seed % 2))
 
     bounded(main, PATIENCE)
 
@@ -62,7 +62,7 @@ def test_processes_of_both_colours(shared: str, processes: list[Process], togeth
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
                 calls = in_processes(shared, processes, clients=2, calls=20 * MANY, **what)
-                soak.judge(calls, seed, together=together)
+                soak.judge(calls, together=together)
 
     bounded(main, PATIENCE)
 

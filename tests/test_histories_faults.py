@@ -34,7 +34,7 @@ def test_tasks_that_are_cancelled(anywhere: str, soak: Soak) -> None:
             for seed in soak.seeds():
                 what = plan(seed, together=bool(seed % 2))
                 calls = await records(store, "", clients=6, calls=25 * MANY, faults=[0.15], **what)
-                soak.judge(calls, seed, together=bool(seed % 2))
+                soak.judge(calls, together=bool(seed % 2))
 
     bounded(main, PATIENCE)
 
@@ -71,7 +71,7 @@ def test_callers_that_are_cut_off(
             over.set()
             cutter.join()
             proxy.lose = 0
-        soak.judge(calls, seed, together=bool(seed % 2))
+        soak.judge(calls, together=bool(seed % 2))
 
     bounded(main, PATIENCE)
 
@@ -81,7 +81,7 @@ def test_processes_that_are_killed(shared: str, soak: Soak) -> None:
         what = {**plan(seed, together=bool(seed % 2)), "clients": 2, "faults": [0, False, True]}
         victims, others = crew(["sync", "async"]), crew(["sync", "async"])
         try:
-            soak.judge(killed(shared, victims, others, seed, what), seed, together=bool(seed % 2))
+            soak.judge(killed(shared, victims, others, seed, what), together=bool(seed % 2))
         finally:
             for process in (*victims, *others):
                 process.kill()
