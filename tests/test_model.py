@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-from histories import SOAK
-from hypothesis import HealthCheck, settings
+from histories import SEED, SOAK
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from test_conformance import SERVERS, STORES
@@ -34,7 +34,7 @@ OPTIONS = settings(
     stateful_step_count=50,
     deadline=None,
     database=None,
-    print_blob=True,
+    phases=[Phase.generate, Phase.shrink] if SEED else [Phase.generate],  # to make a failure small takes minutes
     suppress_health_check=[*HealthCheck],
 )
 SLACK = 0.05  # between this clock and the backend's
@@ -187,14 +187,14 @@ class Beside(RuleBasedStateMachine):
         keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=6, unique=True), pair=st.sampled_from(COLLISIONS)
     )
     def plant(self, keys: list[str], pair: tuple[str, str]) -> None:
-        name = f"round {next(_rounds)}"
+        name = f"round {next(_rounds)}"  # each in namespaces of its own, so that what fails does so again
         self.model = Model()
-        self.store = self.root.namespace(name)
+        self.store = self.root.namespace(name + ".")
         tagged = [self.tag + key for key in (*keys, *pair)]
         self.keys = [key for key in tagged if len(key.encode()) <= 2_048]
         self.others = [
-            self.root.namespace(name + "2"),
-            self.root.namespace(name[:-1] + "%"),
+            self.root.namespace(name + ".2"),
+            self.root.namespace(name + "%"),
             self.store.namespace("in it"),
         ]
         self.planted = {key: b"of another: " + key.encode() for key in self.keys}
