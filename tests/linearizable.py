@@ -136,6 +136,8 @@ class Checked(NamedTuple):
     violation: Violation | None
     states: int
     """How many it has looked at."""
+    decided: bool = True
+    """Whether it came to an end."""
 
 
 class _End(NamedTuple):
@@ -150,12 +152,13 @@ class _End(NamedTuple):
     """The bits of those that are unknown."""
 
 
-def check(calls: Iterable[Call], keys: Sequence[str] | None = None) -> Checked:
+def check(calls: Iterable[Call], keys: Sequence[str] | None = None, most: int | None = None) -> Checked:
     """Search for an order of the calls that gives their results and keeps who ended before whom began.
 
     Args:
         calls: in any order; every key is missing at first.
         keys: all that they name, where known.
+        most: after so many states the search is given up. Many unknown calls on many keys have very many orders.
     """
     calls = sorted(calls, key=lambda call: call.start)
     keys = tuple(keys or dict.fromkeys(key for call in calls for key in call.keys))
@@ -175,6 +178,8 @@ def check(calls: Iterable[Call], keys: Sequence[str] | None = None) -> Checked:
         if not _is_new(seen, (n, state, done & ~unknown), done & unknown):
             continue
         looked += 1
+        if looked == most:
+            return Checked(None, looked, decided=False)
         if done & bit:
             stack.append((n + 1, state, done ^ bit))
             arrived[n + 1].add(state)
@@ -238,8 +243,8 @@ def check_each_key(calls: Iterable[Call]) -> Checked:
             parts.setdefault(key, []).append(call.on(key))
     looked = 0
     for key, part in parts.items():
-        violation, states = check(part, (key,))
-        looked += states
-        if violation:
-            return Checked(violation, looked)
+        checked = check(part, (key,))
+        looked += checked.states
+        if checked.violation:
+            return checked._replace(states=looked)
     return Checked(None, looked)

@@ -37,7 +37,7 @@ def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together:
             for seed in soak.seeds(least=5 if anywhere.startswith("memory") else 1):
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
-                calls = await records(store, "", clients=6, calls=25 * MANY, **what)
+                calls = await records(store, "", clients=8, calls=20 * MANY, **what)
                 soak.judge(calls, together=together)
 
     bounded(main, PATIENCE)

@@ -169,6 +169,13 @@ def test_what_can_have_happened_is_accepted(calls: list[Call]) -> None:
     assert check(calls).violation is None
 
 
+def test_a_search_that_is_given_up_says_so() -> None:
+    calls = [one("increment", 2**n, UNKNOWN, 0, 1) for n in range(10)] + [one("get", None, b"9999", 2, 3)]
+    assert check(calls, most=500) == (None, 500, False)
+    assert check(calls).violation
+    assert check([*calls[:-1], one("get", None, b"1023", 2, 3)]).violation is None
+
+
 def many(method: str, args: tuple[Any, ...], results: Any, start: int, end: int) -> Call:
     return Call("who", method, ("a", "b"), args, results, start, end)
 
