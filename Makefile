@@ -1,16 +1,20 @@
 # Needs python3 (3.11 or newer) and make. Everything is installed into $(VENV), and nothing outside it is touched.
 PYTHON ?= python3
 VENV ?= .venv
+SOAK ?= 60
 BIN := $(VENV)/bin
 BOUND := .*"\([a-z.-]*\(\[binary\]\)\?\)>=\([0-9.]*\).*/\1==\3
 
-.PHONY: demo test lint lowest bench fuzz clean
+.PHONY: demo test soak fuzz lint lowest bench clean
 
 demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a store does
 	$(BIN)/kv demo sqlite:///demo.db
 
 test: $(VENV)/dev  ## install and run all tests; ARGS for pytest's own
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+soak: $(VENV)/dev  ## histories, models and pairs of calls, SOAK seconds each, and their figures; ARGS for pytest's own
+	KV_SOAK=$(SOAK) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_histories*.py tests/test_model.py $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/ruff check

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import servers
+from histories import SOAK, Soak
 from redis import Redis, RedisCluster
 
 import kv
 from kv import transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     Admin = psycopg.Connection[tuple[object, ...]]
 
@@ -208,3 +209,29 @@ def cluster_url(cluster: servers.Server, cluster_admins: list[Redis]) -> Iterato
     """Where a new, empty store may be made in a Redis Cluster."""
     with _empty(cluster.url, cluster_admins) as url:
         yield url
+
+
+_soaked: list[Soak] = []
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> Soak:
+    """Says how often a test does what it does, and keeps its figures."""
+    _soaked.append(Soak(request.node.name))
+    return _soaked[-1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    part = item.funcargs.get("soak")
+    if report.failed and isinstance(part, Soak):
+        report.sections.append(("seed", f"KV_SEED={part.seed} makes these calls again"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for part in _soaked if SOAK else ():
+        terminalreporter.write_line(str(part))
