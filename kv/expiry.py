@@ -74,3 +74,13 @@ def update_ttl_ms(ttl: TTL | Keep, ttl_if_new: TTL) -> Ages:
 def wall_ms() -> int:
     """The wall clock, in whole milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def wall_until(ms: int | None) -> int | None:
+    """Give the deadline of what lives so many milliseconds from now on, by the wall clock; None: for ever."""
+    return None if ms is None else wall_ms() + ms
+
+
+def wall_past(expires_at: int | None) -> bool:
+    """Give whether a deadline has come, by the wall clock."""
+    return expires_at is not None and wall_ms() >= expires_at

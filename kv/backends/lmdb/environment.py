@@ -1,0 +1,436 @@
+"""A file as this process has it open: LMDB allows no second time, so all stores on it share one `Environment`.
+
+Nobody sees the size of LMDB's map: it grows when it is full, and follows where another process has made it grow. While
+it is changed, as before a fork and an end, no transaction may be under way: so whoever is in one is present, by a token
+that is taken before and given back after it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from kv.backends.forking import concerns, leak
+from kv.backends.locks import holding, nap
+from kv.errors import BackendError, Conflict, CorruptData, StoreClosed, Unavailable
+
+from . import layout
+from .tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import lmdb
+
+    from .tree import Transaction
+
+try:
+    import fcntl
+except ImportError:  # Windows: there a writer waits for others in LMDB itself, as long as they take
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+FIRST_MAP: Final = 1 << 24
+"""The bytes of a new file's map. It costs addresses, and neither memory nor disk."""
+_PATIENCE: Final = 5.0
+"""So many seconds a fork or an end waits for transactions that are under way; longer ones are left where they are."""
+_READERS: Final = 1_022
+"""So many transactions may read at once, of all processes together. Of the first one that opens the file."""
+
+
+class Token:
+    """Somebody's presence. One that an interrupt has lost becomes garbage, and is counted no more."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Environment:
+    """The file and its locks: what all stores on it share.
+
+    Attributes:
+        lock: held by the thread that writes. Reentrant: the function given to `update` may call the store.
+        idle: tokens that nobody needs.
+    """
+
+    def __init__(self, path: str, name: str) -> None:
+        import lmdb
+
+        self.path = path
+        self.name = name
+        self._lmdb = lmdb
+        self.env = lmdb.open(
+            path, map_size=FIRST_MAP, subdir=False, metasync=False, max_dbs=2, max_readers=_READERS
+        )
+        try:
+            self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            self.inode = inode(os.fstat(self._file))
+        except BaseException:
+            self.env.close()
+            raise
+        self.entries: Any = None
+        self.deadlines: Any = None
+        self.lock = threading.RLock()
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.idle: deque[Token] = deque()
+        self._every: weakref.WeakSet[Token] = weakref.WeakSet()
+        self._gate = threading.RLock()  # protects the set above; held while nobody may become present
+        self._levels: list[Tree] = []  # of the writing thread's transactions, one in the other
+        self._full = False  # whether the map was, in the transaction that is under way
+        self._over = False  # closed, or the parent's
+        self._resting: list[Token] = []
+        self._held: list[threading.RLock] = []
+        self._quiet = False
+
+    # making the file ours
+
+    def prepare(self, wait: float) -> None:
+        """See that the file is ours, or make it so."""
+        with self.lock:
+            if self.entries is None:
+                if not self._is_ours():
+                    self._in_turn(self._make, wait)
+                with self.env.begin() as txn:
+                    entries = self.env.open_db(layout.ENTRIES, txn=txn, create=False)
+                    self.deadlines = self.env.open_db(layout.DEADLINES, txn=txn, create=False)
+                self.env.reader_check()
+                self.entries = entries
+
+    def _is_ours(self) -> bool:
+        with self.env.begin() as txn:
+            version = txn.get(layout.MARK)
+            entries = txn.stat(self.env.open_db())["entries"]
+        if version is None and entries:
+            raise CorruptData(f"{self.name} is an LMDB file of something else; it was left untouched")
+        if version not in (None, layout.VERSION):
+            raise CorruptData(
+                f"{self.name} has format version {version.decode(errors='replace')}, and this version of anykv knows "
+                f"{layout.VERSION.decode()}; it was left untouched. Upgrade anykv to open it"
+            )
+        return version is not None
+
+    def _make(self) -> None:
+        if not self._is_ours():
+            with self.env.begin(write=True) as txn:
+                txn.put(layout.MARK, layout.VERSION)
+                self.env.open_db(layout.ENTRIES, txn=txn)
+                self.env.open_db(layout.DEADLINES, txn=txn)
+            self.env.sync(True)
+
+    # presence
+
+    def enter(self) -> Token:
+        """Become present; whoever does gives the token back to `idle`."""
+        with suppress(IndexError):
+            return self.idle.pop()
+        with self._gate:  # nobody becomes present until what may not be disturbed is over
+            self._check_open()
+            token = Token()
+            self._every.add(token)
+            return token
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise StoreClosed(f"the store {self.name} is closed; open a new one")
+
+    def alone(self, work: Callable[[], T], wait: float) -> T:
+        """Do it while no transaction of this process is under way."""
+
+        def checked(locked: bool) -> T:
+            self._check_open()
+            try:
+                if not locked or not self._gather(wait):
+                    raise Conflict(
+                        f"{self.name}: another thread has been reading for more than {wait:g} s, and the file's map "
+                        "could not be changed; nothing was written. Try again, or raise lock_timeout"
+                    )
+                return work()
+            finally:
+                self._scatter()
+
+        return holding(self._gate, wait, checked)
+
+    def _gather(self, wait: float, present: int = 0) -> bool:
+        """Take the tokens of all but so many; whether they all came."""
+        began = time.monotonic()
+        while len(self._every) > len(self._resting) + present:
+            try:
+                self._resting.append(self.idle.pop())
+            except IndexError:
+                waited = time.monotonic() - began
+                if waited > wait:
+                    return False
+                nap(waited)
+        return True
+
+    def _scatter(self) -> None:
+        self.idle.extend(self._resting)
+        self._resting.clear()
+
+    # reading
+
+    def read(self, work: Callable[[Tree], T], wait: float) -> T:
+        """Do the work on one state of the file."""
+        began = time.monotonic()
+        while True:
+            token = self.enter()
+            try:
+                with self.env.begin(self.entries, None, False, True) as txn:
+                    return work(Tree(txn, self.deadlines))
+            except self._lmdb.MapResizedError:
+                pass
+            except self._lmdb.ReadersFullError:
+                waited = time.monotonic() - began
+                if self.env.reader_check() == 0:
+                    if waited > wait:
+                        raise
+                    nap(waited)
+                continue
+            finally:
+                self.idle.append(token)
+            self.alone(lambda: self.env.set_mapsize(0), wait)
+
+    # writing
+
+    def write(self, work: Callable[[Tree], T], wait: float, *, durably: bool) -> T:
+        """Do the work so that all it writes is there, or nothing; inside another transaction, all of this part."""
+
+        def checked(locked: bool) -> tuple[T, bool]:
+            if not locked:
+                raise Conflict(
+                    f"{self.name}: another thread has been writing for more than {wait:g} s; nothing was written. "
+                    "Try again, or raise lock_timeout"
+                )
+            return (self._nested(work), False) if self._levels else self._outermost(work, wait)
+
+        result, changed = holding(self.lock, wait, checked)
+        if changed and durably:
+            self._sync()
+        return result
+
+    def _sync(self) -> None:
+        token = self.enter()
+        try:
+            self.env.sync(True)
+        finally:
+            self.idle.append(token)
+
+    def _outermost(self, work: Callable[[Tree], T], wait: float) -> tuple[T, bool]:
+        while True:
+            self._full = False
+            try:
+                return self._in_turn(lambda: self._transaction(work), wait)
+            except self._lmdb.MapResizedError:
+                self.alone(lambda: self.env.set_mapsize(0), wait)
+            except Exception:
+                if not self._full or self._over:
+                    raise
+                self._grow(wait)
+
+    def _grow(self, wait: float) -> None:
+        self.env.reader_check()  # a reader that was killed keeps old pages
+        self.alone(lambda: self.env.set_mapsize(2 * self.env.info()["map_size"]), wait)
+
+    def _in_turn(self, work: Callable[[], T], wait: float) -> T:
+        """Do it as the one process that writes. LMDB's own lock, which is waited for without end, is free then."""
+        began = time.monotonic()
+        try:
+            while not self._locked():
+                waited = time.monotonic() - began
+                if waited > wait:
+                    raise Conflict(
+                        f"{self.name}: another process has been writing for more than {wait:g} s; nothing was "
+                        "written. Try again, or raise lock_timeout"
+                    )
+                nap(waited)
+            self._check_place()
+            return work()
+        finally:
+            if fcntl is not None and not self._over:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _locked(self) -> bool:
+        # a lock of the open file, not of the process: LMDB's are those, on the file beside, and closing any
+        # descriptor of a file would give them back
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def _check_place(self) -> None:
+        try:
+            there = inode(os.stat(self.path)) == self.inode
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise Unavailable(f"{self.name} has been removed or replaced since it was opened; open it again")
+
+    def _transaction(self, work: Callable[[Tree], T]) -> tuple[T, bool]:
+        token = self.enter()
+        txn: Transaction | None = None
+        try:
+            txn = self.env.begin(self.entries, None, True, True)
+            tree = Tree(txn, self.deadlines)
+            self._levels.append(tree)
+            result = work(tree)
+            self._check_whole(tree)
+            txn.commit()
+        except self._lmdb.MapFullError:
+            self._full = True
+            raise
+        finally:
+            if not self._over:
+                if txn is not None:
+                    txn.abort()  # does nothing after a commit
+                self._levels.clear()
+                self.idle.append(token)
+        return result, tree.changed
+
+    def _check_whole(self, tree: Tree) -> None:
+        if self._over:
+            raise BackendError(
+                f"{self.name}: the process was forked inside an update, which goes on in the parent only"
+            )
+        if self._full:
+            raise BackendError(f"{self.name}: the map is full")  # and somebody's function has hidden it
+        if tree.torn:
+            raise BackendError(f"{self.name}: a write inside this one was interrupted; nothing was written")
+
+    def _nested(self, work: Callable[[Tree], T]) -> T:
+        """Do the work as a part of the transaction that is under way.
+
+        A transaction of LMDB inside another costs more than most parts do. It is needed only where a part fails after
+        it has written, which none does by itself: what writes before is the function of an update that calls the store
+        again. So a part has its own from the moment it has parts.
+        """
+        levels = self._levels
+        around = levels[-1]
+        if len(levels) > 1 and not around.own:
+            around.txn = self.env.begin(self.entries, around.txn, True, True)
+            around.own = True
+        tree = Tree(around.txn, self.deadlines)
+        levels.append(tree)
+        done = False
+        try:
+            result = work(tree)
+            self._check_whole(tree)
+            if tree.own:
+                tree.txn.commit()
+            around.changed |= tree.changed
+            done = True
+        except self._lmdb.MapFullError:
+            self._full = True
+            raise
+        finally:
+            if not self._over:
+                if not done and tree.own:
+                    tree.txn.abort()
+                elif not done and tree.changed:
+                    around.torn = True
+                del levels[levels.index(tree) :]
+        return result
+
+    # ending, and forks
+
+    @property
+    def writing(self) -> bool:
+        """Whether a transaction that writes is under way; of the thread that has the lock, its own."""
+        return bool(self._levels)
+
+    def close(self) -> None:
+        """Close it, when nobody is present."""
+
+        def close() -> None:
+            self._over = True
+            self.env.close()
+            os.close(self._file)
+
+        with self.lock:
+            self.alone(close, _PATIENCE)
+
+    def before_fork(self) -> None:
+        """See that no transaction is under way but the forking thread's own; for so long and no longer."""
+        for lock in (self.lock, self._gate):
+            if lock.acquire(timeout=_PATIENCE):
+                self._held.append(lock)
+        self._quiet = len(self._held) == 2 and self._gather(_PATIENCE, present=len(self._levels[:1]))
+
+    def after_fork(self, *, child: bool) -> None:
+        """Go on; in the child, let go of what is the parent's."""
+        if child:
+            self._over = True
+            os.close(self._file)  # the lock with it, for this process
+            if self._quiet:
+                self.env.close()
+            else:  # it would take the parent's transactions for its own, and end them
+                leak(self.env, *self._levels)
+        self._scatter()
+        while self._held:
+            self._held.pop().release()
+
+
+def inode(found: os.stat_result) -> tuple[int, int]:
+    """What a path leads to."""
+    return found.st_dev, found.st_ino
+
+
+class _Open:
+    """Every file that this process has open."""
+
+    def __init__(self) -> None:
+        self._environments: dict[tuple[int, int], Environment] = {}
+        self._begin()
+        concerns(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # protects the dict
+        self._held = False
+
+    def attach(self, path: str, name: str, user: Any) -> Environment:
+        """Give the file as it is open, or open it."""
+        with self._lock:
+            with suppress(FileNotFoundError):
+                if found := self._environments.get(inode(os.stat(path))):
+                    found.users.add(user)
+                    return found
+            opened = Environment(path, name)
+            self._environments[opened.inode] = opened
+            opened.users.add(user)
+            return opened
+
+    def detach(self, environment: Environment, user: Any = None) -> None:
+        """Close the file if nobody else uses it, and no transaction is under way, which then does it in the end."""
+        with self._lock:
+            environment.users.discard(user)
+            if not environment.users and not environment.writing:
+                if self._environments.get(environment.inode) is environment:
+                    del self._environments[environment.inode]
+                    environment.close()
+
+    def before_fork(self) -> None:
+        self._held = self._lock.acquire(timeout=_PATIENCE)
+        for environment in self._environments.values():
+            environment.before_fork()
+
+    def after_fork(self, *, child: bool) -> None:
+        for environment in self._environments.values():
+            environment.after_fork(child=child)
+            if child:
+                for user in environment.users:
+                    user.forget()
+        if self._held:
+            self._held = False
+            self._lock.release()
+        if child:
+            self._environments.clear()
+            self._begin()
+
+
+OPEN: Final = _Open()
