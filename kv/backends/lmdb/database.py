@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.base import PAGE
 from kv.errors import CorruptData, StoreClosed
-from kv.expiry import wall_ms
+from kv.expiry import wall_ms, wall_past
 from kv.files import check_place
 
 from . import layout
@@ -49,13 +49,12 @@ class Database:
         self.cleaner: Cleaner | None = None
         self.closed = False
         self._opening = threading.RLock()
+        self._begin: Any = None
         self._unbind()
 
     def _unbind(self) -> None:
         self._environment: Environment | None = None
         self._idle: deque[Token] = deque()  # of the environment, when there is one
-        self._begin: Any = None
-        self._entries: Any = None
 
     def forget(self) -> None:
         """In a forked child: the file is open in the parent, and not here."""
@@ -90,8 +89,8 @@ class Database:
         except BaseException:
             OPEN.detach(environment, self)
             raise
-        self._begin, self._entries = environment.env.begin, environment.entries
-        self._idle, self._environment = environment.idle, environment
+        self._begin, self._idle = environment.env.begin, environment.idle
+        self._environment = environment
         weakref.finalize(self, OPEN.detach, environment).atexit = False
 
     def _check_file(self) -> None:
@@ -114,17 +113,29 @@ class Database:
         idle = self._idle
         try:
             token = idle.pop()
-        except IndexError:  # none is idle, or the file is not open
-            return self.read(lambda tree: _value(tree.find(name)))
+        except IndexError:  # nobody is idle, or the file is not open
+            return self._get(name)
         try:
-            if len(name) <= layout.PIECE:
-                with self._begin(self._entries, None, False, True) as txn:
-                    return _value(txn.get(name))
+            if len(name) > layout.PIECE:
+                return self._get(name)
+            record = self._begin().get(name)  # in bytes, which for all but large values is the quickest
         except self._error:
-            pass  # said again, or dealt with, below
+            return self._get(name)  # where it is said again, or dealt with
         finally:
             idle.append(token)
-        return self.read(lambda tree: _value(tree.find(name)))
+        if record is None:
+            return None
+        if record[0] and wall_ms() >= int.from_bytes(record[1:9], "big"):
+            return None
+        value: bytes = record[9 if record[0] else 1 :]
+        return value
+
+    def _get(self, name: bytes) -> bytes | None:
+        def work(tree: Tree) -> bytes | None:
+            record = tree.find(name)
+            return None if record is None or wall_past(layout.deadline(record)) else layout.value(record)
+
+        return self.read(work)
 
     def read(self, work: Callable[[Tree], T]) -> T:
         """Do the work on one state of the file."""
@@ -198,11 +209,3 @@ class Database:
         if cleaner:
             cleaner.stop()
 
-
-def _value(record: memoryview | None) -> bytes | None:
-    if record is None:
-        return None
-    if not record[0]:
-        return bytes(record[1:])
-    expires_at = int.from_bytes(record[1:9], "big")
-    return None if wall_ms() >= expires_at else bytes(record[9:])

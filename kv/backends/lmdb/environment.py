@@ -65,7 +65,7 @@ class Environment:
         self.name = name
         self._lmdb = lmdb
         self.env = lmdb.open(
-            path, map_size=FIRST_MAP, subdir=False, metasync=False, max_dbs=2, max_readers=_READERS
+            path, map_size=FIRST_MAP, subdir=False, metasync=False, max_readers=_READERS
         )
         try:
             self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
@@ -73,8 +73,7 @@ class Environment:
         except BaseException:
             self.env.close()
             raise
-        self.entries: Any = None
-        self.deadlines: Any = None
+        self._ready = False
         self.lock = threading.RLock()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.idle: deque[Token] = deque()
@@ -92,19 +91,15 @@ class Environment:
     def prepare(self, wait: float) -> None:
         """See that the file is ours, or make it so."""
         with self.lock:
-            if self.entries is None:
+            if not self._ready:
                 if not self._is_ours():
                     self._in_turn(self._make, wait)
-                with self.env.begin() as txn:
-                    entries = self.env.open_db(layout.ENTRIES, txn=txn, create=False)
-                    self.deadlines = self.env.open_db(layout.DEADLINES, txn=txn, create=False)
                 self.env.reader_check()
-                self.entries = entries
+                self._ready = True
 
     def _is_ours(self) -> bool:
         with self.env.begin() as txn:
-            version = txn.get(layout.MARK)
-            entries = txn.stat(self.env.open_db())["entries"]
+            version, entries = txn.get(layout.MARK), txn.stat(self.env.open_db())["entries"]
         if version is None and entries:
             raise CorruptData(f"{self.name} is an LMDB file of something else; it was left untouched")
         if version not in (None, layout.VERSION):
@@ -118,8 +113,6 @@ class Environment:
         if not self._is_ours():
             with self.env.begin(write=True) as txn:
                 txn.put(layout.MARK, layout.VERSION)
-                self.env.open_db(layout.ENTRIES, txn=txn)
-                self.env.open_db(layout.DEADLINES, txn=txn)
             self.env.sync(True)
 
     # presence
@@ -180,8 +173,8 @@ class Environment:
         while True:
             token = self.enter()
             try:
-                with self.env.begin(self.entries, None, False, True) as txn:
-                    return work(Tree(txn, self.deadlines))
+                with self.env.begin(None, None, False, True) as txn:
+                    return work(Tree(txn))
             except self._lmdb.MapResizedError:
                 pass
             except self._lmdb.ReadersFullError:
@@ -276,8 +269,8 @@ class Environment:
         token = self.enter()
         txn: Transaction | None = None
         try:
-            txn = self.env.begin(self.entries, None, True, True)
-            tree = Tree(txn, self.deadlines)
+            txn = self.env.begin(None, None, True, True)
+            tree = Tree(txn)
             self._levels.append(tree)
             result = work(tree)
             self._check_whole(tree)
@@ -313,9 +306,9 @@ class Environment:
         levels = self._levels
         around = levels[-1]
         if len(levels) > 1 and not around.own:
-            around.txn = self.env.begin(self.entries, around.txn, True, True)
+            around.txn = self.env.begin(None, around.txn, True, True)
             around.own = True
-        tree = Tree(around.txn, self.deadlines)
+        tree = Tree(around.txn)
         levels.append(tree)
         done = False
         try:
@@ -408,7 +401,8 @@ class _Open:
     def detach(self, environment: Environment, user: Any = None) -> None:
         """Close the file if nobody else uses it, and no transaction is under way, which then does it in the end."""
         with self._lock:
-            environment.users.discard(user)
+            if user is not None:
+                environment.users.discard(user)
             if not environment.users and not environment.writing:
                 if self._environments.get(environment.inode) is environment:
                     del self._environments[environment.inode]

@@ -11,13 +11,9 @@ from typing import Final
 
 from kv.keys import SEPARATOR
 
-MARK: Final = b"anykv"
-"""In LMDB's main database, over the version: whose file it is."""
+MARK: Final = b"\x03anykv"
+"""The key of the version: whose file it is. All is in LMDB's main database."""
 VERSION: Final = b"1"
-ENTRIES: Final = b"entries"
-"""The database of what follows."""
-DEADLINES: Final = b"deadlines"
-"""The database of what expires, by deadline, for `cleanup`."""
 
 PIECE: Final = 480
 """The bytes of a piece. With a layer and a deadline before it, it is still within the 511 bytes of LMDB's keys."""
@@ -25,6 +21,8 @@ LINK: Final = b"\x00"
 """Behind a piece: here the value is the layer of the rest. Sorts behind the piece alone, and before all else."""
 LAYER: Final = b"\x01"
 """Before the number of a layer, and the pieces in it; no name begins with it. By itself: the highest number so far."""
+DUE: Final = b"\x02"
+"""Before a deadline, and the key of what expires then: for `cleanup`."""
 NAMES: Final = ((b"\x00", b"\x01"), (b"\x20", b"\xff"))
 """The ranges of all names: of the root's entries, and of those in namespaces."""
 _FOREVER: Final = b"\x00"
@@ -61,6 +59,6 @@ def size(record: memoryview) -> int:
     return len(record) - (9 if record[0] else 1)
 
 
-def due(expires_at: int, key: bytes) -> bytes:
-    """Give the key among the deadlines of an entry with this key of LMDB. The value is the rest of its name, if any."""
-    return expires_at.to_bytes(8, "big") + key
+def due(expires_at: int, key: bytes = b"") -> bytes:
+    """Give the key by which `cleanup` finds an entry with this key of LMDB. Its value is the name, where that is longer."""
+    return DUE + expires_at.to_bytes(8, "big") + key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import layout
-from .layout import LAYER, LINK, PIECE
+from .layout import DUE, LAYER, LINK, PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,10 @@ class Tree:
         torn: whether a part was cut off in its middle, so that the transaction must not be committed.
     """
 
-    __slots__ = ("_deadlines", "changed", "own", "torn", "txn")
+    __slots__ = ("changed", "own", "torn", "txn")
 
-    def __init__(self, txn: Transaction, deadlines: lmdb._Database) -> None:
+    def __init__(self, txn: Transaction) -> None:
         self.txn = txn
-        self._deadlines = deadlines
         self.own = self.changed = self.torn = False
 
     def find(self, name: bytes) -> memoryview | None:
@@ -61,12 +60,14 @@ class Tree:
         cursor = self.txn.cursor()
         if not cursor.set_range(at + (start if len(start) <= PIECE else start[:PIECE] + LINK)):
             return
-        skip = len(at)
+        skip, most = len(at), len(at) + PIECE
         for key, record in cursor:
-            if key[:skip] != at:
-                return
-            name = before + key[skip:]
-            if len(key) - skip > PIECE:
+            name = bytes(key)
+            if skip:
+                if not name.startswith(at):
+                    return
+                name = before + name[skip:]
+            if len(key) > most:
                 name = name[:-1]
                 inside = start[PIECE:] if start[:PIECE] == name[len(before) :] else b""
                 yield from self._walk(inside, stop, LAYER + bytes(record), name)
@@ -81,7 +82,7 @@ class Tree:
         key = self._made(name)
         self._forget(key, self.txn.get(key))
         if expires_at is not None:
-            self.txn.put(layout.due(expires_at, key), b"" if key == name else name, db=self._deadlines)
+            self.txn.put(layout.due(expires_at, key), b"" if key == name else name)
         self.txn.put(key, layout.record(expires_at, value))
 
     def _made(self, name: bytes) -> bytes:
@@ -102,7 +103,7 @@ class Tree:
 
     def _forget(self, key: bytes, record: memoryview | None) -> None:
         if record and (expires_at := layout.deadline(record)) is not None:
-            self.txn.delete(layout.due(expires_at, key), db=self._deadlines)
+            self.txn.delete(layout.due(expires_at, key))
 
     def remove(self, name: bytes) -> None:
         """Remove an entry that is there."""
@@ -125,18 +126,15 @@ class Tree:
     def due(self, now: int, limit: int) -> list[bytes]:
         """Give the names of entries whose deadline has come, the oldest first."""
         names: list[bytes] = []
-        for key, name in self.txn.cursor(self._deadlines):
-            if len(names) == limit or int.from_bytes(key[:8], "big") > now:
-                break
-            names.append(bytes(name or key[8:]))
+        cursor, end = self.txn.cursor(), layout.due(now + 1)
+        if cursor.set_range(DUE):
+            for key, name in cursor:
+                if len(names) == limit or bytes(key) >= end:
+                    break
+                names.append(bytes(name or key[len(end) :]))
         return names
 
-    @property
-    def deadlines(self) -> int:
-        """How many entries are listed by their deadline."""
-        return self.txn.stat(self._deadlines)["entries"]
-
     def listed(self, name: bytes, expires_at: int) -> bool:
-        """Whether an entry is listed by its deadline."""
+        """Whether `cleanup` finds an entry by its deadline."""
         key = self._key(name)
-        return key is not None and self.txn.get(layout.due(expires_at, key), db=self._deadlines) is not None
+        return key is not None and self.txn.get(layout.due(expires_at, key)) is not None
