@@ -94,6 +94,7 @@ PROGRAM = """
     [
         ("sqlite:///{}/app.db?durability=normal&lock_timeout=5", "once"),
         ("sqlite:///{}/app.db?durability=normal&lock_timeout=5", "again and again"),
+        ("lmdb:///{}/app.lmdb?durability=normal&lock_timeout=5", "once"),
         ("sqlite://", "once"),
         ("memory://", "once"),
         ("memory://?max_entries=100", "once"),

@@ -64,8 +64,9 @@ class Environment:
         self.path = path
         self.name = name
         self._lmdb = lmdb
+        there = os.path.exists(path) and os.path.getsize(path)  # then the map is as large as the file says
         self.env = lmdb.open(
-            path, map_size=FIRST_MAP, subdir=False, metasync=False, max_readers=_READERS
+            path, map_size=0 if there else FIRST_MAP, subdir=False, metasync=False, max_readers=_READERS
         )
         try:
             self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
@@ -92,28 +93,45 @@ class Environment:
         """See that the file is ours, or make it so."""
         with self.lock:
             if not self._ready:
-                if not self._is_ours():
+                ours = self._is_ours()
+                if not ours or os.fstat(self._file).st_size < self._map_size:
                     self._in_turn(self._make, wait)
                 self.env.reader_check()
                 self._ready = True
 
     def _is_ours(self) -> bool:
+        stat = self.env.stat()
+        if not stat["entries"]:
+            return False
+        # of what lies behind the end of the file, LMDB reads what kills the process
+        if os.fstat(self._file).st_size < (self.env.info()["last_pgno"] + 1) * stat["psize"]:
+            raise CorruptData(f"{self.name} is damaged: its end is missing; restore a backup. It was left untouched")
         with self.env.begin() as txn:
-            version, entries = txn.get(layout.MARK), txn.stat(self.env.open_db())["entries"]
-        if version is None and entries:
+            version = txn.get(layout.MARK)
+        if version is None:
             raise CorruptData(f"{self.name} is an LMDB file of something else; it was left untouched")
-        if version not in (None, layout.VERSION):
+        if version != layout.VERSION:
             raise CorruptData(
                 f"{self.name} has format version {version.decode(errors='replace')}, and this version of anykv knows "
                 f"{layout.VERSION.decode()}; it was left untouched. Upgrade anykv to open it"
             )
-        return version is not None
+        return True
+
+    @property
+    def _map_size(self) -> int:
+        return self.env.info()["map_size"]
 
     def _make(self) -> None:
+        self._extend(self._map_size)
         if not self._is_ours():
             with self.env.begin(write=True) as txn:
                 txn.put(layout.MARK, layout.VERSION)
             self.env.sync(True)
+
+    def _extend(self, size: int) -> None:
+        """Make the file as long as the map, most of it a hole: so whatever is missing in the end has been cut off."""
+        if os.fstat(self._file).st_size < size:
+            os.ftruncate(self._file, size)
 
     # presence
 
@@ -201,7 +219,11 @@ class Environment:
                 )
             return (self._nested(work), False) if self._levels else self._outermost(work, wait)
 
-        result, changed = holding(self.lock, wait, checked)
+        try:
+            result, changed = holding(self.lock, wait, checked)
+        except self._lmdb.Error as e:
+            self._check_mine(e)
+            raise
         if changed and durably:
             self._sync()
         return result
@@ -226,8 +248,13 @@ class Environment:
                 self._grow(wait)
 
     def _grow(self, wait: float) -> None:
-        self.env.reader_check()  # a reader that was killed keeps old pages
-        self.alone(lambda: self.env.set_mapsize(2 * self.env.info()["map_size"]), wait)
+        def grow() -> None:
+            size = 2 * self._map_size
+            self._extend(size)
+            self.env.set_mapsize(size)
+
+        self.env.reader_check()  # one that was killed keeps old pages
+        self._in_turn(lambda: self.alone(grow, wait), wait)
 
     def _in_turn(self, work: Callable[[], T], wait: float) -> T:
         """Do it as the one process that writes. LMDB's own lock, which is waited for without end, is free then."""
@@ -286,11 +313,14 @@ class Environment:
                 self.idle.append(token)
         return result, tree.changed
 
-    def _check_whole(self, tree: Tree) -> None:
+    def _check_mine(self, error: Exception | None = None) -> None:
         if self._over:
             raise BackendError(
                 f"{self.name}: the process was forked inside an update, which goes on in the parent only"
-            )
+            ) from error
+
+    def _check_whole(self, tree: Tree) -> None:
+        self._check_mine()
         if self._full:
             raise BackendError(f"{self.name}: the map is full")  # and somebody's function has hidden it
         if tree.torn:

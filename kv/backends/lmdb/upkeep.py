@@ -73,6 +73,7 @@ def backup(db: Database, path: str) -> None:
     try:
         with copied(path) as part, open(part, "xb") as file:
             db.read(lambda _: db.open().env.copyfd(file.fileno(), compact=True))
+            file.truncate(db.open().env.info()["map_size"])  # see `Environment._extend`
             os.fsync(file.fileno())
     except OSError as e:
         raise Unavailable(f"the backup of {db.name} to {path} failed: {e}") from e
