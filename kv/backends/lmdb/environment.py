@@ -80,7 +80,7 @@ class Environment:
         self.idle: deque[Token] = deque()
         self._every: weakref.WeakSet[Token] = weakref.WeakSet()
         self._gate = threading.RLock()  # protects the set above; held while nobody may become present
-        self._levels: list[Tree] = []  # of the writing thread's transactions, one in the other
+        self._levels: tuple[Tree, ...] = ()  # of the writing thread's transactions, one in the other
         self._full = False  # whether the map was, in the transaction that is under way
         self._over = False  # closed, or the parent's
         self._resting: list[Token] = []
@@ -180,8 +180,8 @@ class Environment:
         return True
 
     def _scatter(self) -> None:
-        self.idle.extend(self._resting)
-        self._resting.clear()
+        resting, self._resting = self._resting, []  # no token is ever in two places
+        self.idle.extend(resting)
 
     # reading
 
@@ -298,7 +298,7 @@ class Environment:
         try:
             txn = self.env.begin(None, None, True, True)
             tree = Tree(txn)
-            self._levels.append(tree)
+            self._levels = (tree,)
             result = work(tree)
             self._check_whole(tree)
             txn.commit()
@@ -306,10 +306,11 @@ class Environment:
             self._full = True
             raise
         finally:
+            # An exception of a signal handler may come after any call: so what needs none is first.
             if not self._over:
+                self._levels = ()
                 if txn is not None:
                     txn.abort()  # does nothing after a commit
-                self._levels.clear()
                 self.idle.append(token)
         return result, tree.changed
 
@@ -339,12 +340,13 @@ class Environment:
             around.txn = self.env.begin(None, around.txn, True, True)
             around.own = True
         tree = Tree(around.txn)
-        levels.append(tree)
-        done = False
+        done = ending = False
         try:
+            self._levels = (*levels, tree)
             result = work(tree)
             self._check_whole(tree)
-            if tree.own:
+            ending = tree.own
+            if ending:
                 tree.txn.commit()
             around.changed |= tree.changed
             done = True
@@ -353,11 +355,11 @@ class Environment:
             raise
         finally:
             if not self._over:
-                if not done and tree.own:
-                    tree.txn.abort()
-                elif not done and tree.changed:
-                    around.torn = True
-                del levels[levels.index(tree) :]
+                self._levels = levels
+                if not done:
+                    around.torn |= ending or (tree.changed and not tree.own)
+                    if tree.own and not ending:
+                        tree.txn.abort()
         return result
 
     # ending, and forks
