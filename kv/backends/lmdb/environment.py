@@ -435,7 +435,7 @@ class _Open:
         with self._lock:
             if user is not None:
                 environment.users.discard(user)
-            if not environment.users and not environment.writing:
+            if not [*environment.users] and not environment.writing:  # its length counts those just gone
                 if self._environments.get(environment.inode) is environment:
                     del self._environments[environment.inode]
                     environment.close()
