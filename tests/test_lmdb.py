@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -21,6 +20,7 @@ from kv.backends.lmdb import environment, layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -267,9 +267,7 @@ def test_an_abandoned_scan_keeps_no_slot_and_no_old_pages(store: kv.LMDBStore) -
 
 
 def test_a_slot_of_a_killed_reader_is_given_back(store: kv.LMDBStore, path: Path) -> None:
-    script = (
-        "import kv, sys\nstore = kv.LMDBStore(sys.argv[1])\nstore._db.read(lambda _: print(flush=True) or input())"
-    )
+    script = "import kv, sys\nstore = kv.LMDBStore(sys.argv[1])\nstore._db.read(lambda _: print(flush=True) or input())"
     reader = subprocess.Popen(
         [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -289,17 +287,14 @@ def test_a_slot_of_a_killed_reader_is_given_back(store: kv.LMDBStore, path: Path
 
 
 def test_a_writer_waits_for_another_process_for_so_long(store: kv.LMDBStore, path: Path) -> None:
-    script = (
-        "import kv, sys\n"
-        "kv.LMDBStore(sys.argv[1]).update('k', lambda _: print(flush=True) or input().encode())"
-    )
+    script = "import kv, sys\nkv.LMDBStore(sys.argv[1]).update('k', lambda _: print(flush=True) or input().encode())"
     writer = subprocess.Popen(
         [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
     assert writer.stdout
     writer.stdout.readline()
     with kv.LMDBStore(path, lock_timeout=0.05) as hasty:
-        with pytest.raises(kv.Conflict, match="another process has been writing for more than 0.05 s"):
+        with pytest.raises(kv.Conflict, match=r"another process has been writing for more than 0\.05 s"):
             hasty.set("k", b"v")
         assert hasty.get("k") is None  # and readers do not wait at all
     writer.communicate(b"theirs\n")
@@ -467,9 +462,11 @@ def test_a_file_that_is_removed_or_replaced_takes_no_writes(store: kv.LMDBStore,
 
 def test_a_file_that_the_driver_has_open_is_refused(path: Path) -> None:
     kv.LMDBStore(path).close()
-    with lmdb.open(str(path), subdir=False):
-        with pytest.raises(kv.Unavailable, match="is open in this process in another way"):
-            kv.LMDBStore(path)
+    with (
+        lmdb.open(str(path), subdir=False),
+        pytest.raises(kv.Unavailable, match="is open in this process in another way"),
+    ):
+        kv.LMDBStore(path)
     kv.LMDBStore(path).close()
 
 
@@ -501,7 +498,9 @@ def test_a_backup_is_a_compact_store(store: kv.LMDBStore, path: Path) -> None:
         assert other.namespaces() == ["n"]
         assert other.verify() == []
         theirs, ours = other.stats().disk_bytes, store.stats().disk_bytes
-        assert theirs is not None and ours is not None and theirs < ours / 2
+        assert theirs
+        assert ours
+        assert theirs < ours / 2
         other.set("more", b"v" * 20_000_000)
     with pytest.raises(kv.ConfigError, match="does not exist"):
         store.backup(path / "none" / "copy.lmdb")

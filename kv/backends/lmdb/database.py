@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.base import PAGE
-from kv.errors import CorruptData, StoreClosed
+from kv.errors import CorruptData, StoreClosed, Unavailable
 from kv.expiry import wall_ms, wall_past
 from kv.files import check_place
 
@@ -108,6 +108,11 @@ class Database:
 
     # reading
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `get` has nothing to wait for."""
+        return bool(self._idle)
+
     def get(self, name: bytes) -> bytes | None:
         """Give the value of a live entry: `read` in one piece, for the hottest call."""
         idle = self._idle
@@ -158,7 +163,7 @@ class Database:
         try:
             return environment.write(checked, self.lock_timeout, durably=self.durably)
         except self._error as e:
-            raise ours(e, self.name, committing=True) from e
+            raise ours(e, self.name) from e
         finally:
             if self.closed:
                 OPEN.detach(environment, self)
@@ -177,7 +182,9 @@ class Database:
             self.write(work)
         except BaseException as e:
             for call in calls:
-                if call.error is None:  # else it has an error of its own
+                if isinstance(e, Unavailable):  # nothing has been written, and what is too much together may fit alone
+                    call.execute()
+                elif call.error is None:  # else it has an error of its own
                     call.error = e
 
     # keeping
@@ -208,4 +215,3 @@ class Database:
             OPEN.detach(environment, self)
         if cleaner:
             cleaner.stop()
-

@@ -20,12 +20,11 @@ from kv.backends.locks import holding, nap
 from kv.errors import BackendError, Conflict, CorruptData, StoreClosed, Unavailable
 
 from . import layout
+from .errors import no_file, ours
 from .tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import lmdb
 
     from .tree import Transaction
 
@@ -69,10 +68,12 @@ class Environment:
             path, map_size=0 if there else FIRST_MAP, subdir=False, metasync=False, max_readers=_READERS
         )
         try:
-            self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            self._file = os.open(path, os.O_RDWR)
             self.inode = inode(os.fstat(self._file))
-        except BaseException:
+        except BaseException as e:
             self.env.close()
+            if isinstance(e, OSError):
+                raise no_file(e, name) from e
             raise
         self._ready = False
         self.lock = threading.RLock()
@@ -93,8 +94,7 @@ class Environment:
         """See that the file is ours, or make it so."""
         with self.lock:
             if not self._ready:
-                ours = self._is_ours()
-                if not ours or os.fstat(self._file).st_size < self._map_size:
+                if not self._is_ours() or os.fstat(self._file).st_size < self._map_size:
                     self._in_turn(self._make, wait)
                 self.env.reader_check()
                 self._ready = True
@@ -131,7 +131,10 @@ class Environment:
     def _extend(self, size: int) -> None:
         """Make the file as long as the map, most of it a hole: so whatever is missing in the end has been cut off."""
         if os.fstat(self._file).st_size < size:
-            os.ftruncate(self._file, size)
+            try:
+                os.ftruncate(self._file, size)
+            except OSError as e:
+                raise no_file(e, self.name) from e
 
     # presence
 
@@ -232,6 +235,8 @@ class Environment:
         token = self.enter()
         try:
             self.env.sync(True)
+        except self._lmdb.Error as e:
+            raise ours(e, self.name, done=True) from e
         finally:
             self.idle.append(token)
 
@@ -301,7 +306,7 @@ class Environment:
             self._levels = (tree,)
             result = work(tree)
             self._check_whole(tree)
-            txn.commit()
+            self._commit(txn)
         except self._lmdb.MapFullError:
             self._full = True
             raise
@@ -313,6 +318,15 @@ class Environment:
                     txn.abort()  # does nothing after a commit
                 self.idle.append(token)
         return result, tree.changed
+
+    def _commit(self, txn: Transaction) -> None:
+        number = txn.id()
+        try:
+            txn.commit()
+        except self._lmdb.MapFullError:
+            raise
+        except self._lmdb.Error as e:  # what is not the last one has not been
+            raise ours(e, self.name, done=self.env.info()["last_txnid"] >= number) from e
 
     def _check_mine(self, error: Exception | None = None) -> None:
         if self._over:
@@ -435,10 +449,10 @@ class _Open:
         with self._lock:
             if user is not None:
                 environment.users.discard(user)
-            if not [*environment.users] and not environment.writing:  # its length counts those just gone
-                if self._environments.get(environment.inode) is environment:
-                    del self._environments[environment.inode]
-                    environment.close()
+            used = [*environment.users] or environment.writing  # its length counts those just gone
+            if not used and self._environments.get(environment.inode) is environment:
+                del self._environments[environment.inode]
+                environment.close()
 
     def before_fork(self) -> None:
         self._held = self._lock.acquire(timeout=_PATIENCE)

@@ -25,8 +25,9 @@ DUE: Final = b"\x02"
 """Before a deadline, and the key of what expires then: for `cleanup`."""
 NAMES: Final = ((b"\x00", b"\x01"), (b"\x20", b"\xff"))
 """The ranges of all names: of the root's entries, and of those in namespaces."""
-_FOREVER: Final = b"\x00"
-_UNTIL: Final = b"\x01"
+FOREVER: Final = b"\x00"
+UNTIL: Final = b"\x01"
+"""Before a value without a deadline, and before a deadline and a value."""
 
 
 def head(path: tuple[str, ...]) -> bytes:
@@ -41,7 +42,7 @@ def end(head: bytes) -> bytes:
 
 def record(expires_at: int | None, value: bytes) -> bytes:
     """Give what is stored under a name."""
-    return _FOREVER + value if expires_at is None else _UNTIL + expires_at.to_bytes(8, "big") + value
+    return FOREVER + value if expires_at is None else UNTIL + expires_at.to_bytes(8, "big") + value
 
 
 def deadline(record: memoryview) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from kv import options
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncLMDBStore", "LMDBStore"]
 
 D = TypeVar("D")
-T = TypeVar("T")
 
+_KEY = itemgetter(0)
 PAGE_BYTES: Final = 4_000_000
 """A page of a scan ends here, however few the entries are."""
 MAX_VALUE: Final = 2_147_000_000
@@ -155,7 +156,7 @@ class LMDBStore(FileStore):
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
-        return self._db.read(lambda tree: listing.pick(key for key, _ in self._walk(tree, listing)))
+        return self._db.read(lambda tree: listing.pick(map(_KEY, self._walk(tree, listing))))
 
     def _pages_of(self, listing: Listing) -> Iterator[list[Row]]:
         while page := self._page(listing, PAGE, PAGE_BYTES):
@@ -177,9 +178,7 @@ class LMDBStore(FileStore):
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         matches = listing.matches
-        return self._db.read(
-            lambda tree: sum(matches is None or matches(key) for key, _ in self._walk(tree, listing))
-        )
+        return self._db.read(lambda tree: sum(matches is None or matches(key) for key, _ in self._walk(tree, listing)))
 
     def namespaces(self) -> list[str]:
         head = self._head[:-1] + SEPARATOR.encode() if self._path else b""
@@ -354,7 +353,9 @@ class LMDBStore(FileStore):
 def _path(url: str) -> str:
     path = path_of(url)
     if not path:
-        raise ConfigError(f"{hide(url)} names no file; lmdb:///app.lmdb is a relative path, an absolute one takes four slashes")
+        raise ConfigError(
+            f"{hide(url)} names no file; lmdb:///app.lmdb is a relative path, an absolute one takes four slashes"
+        )
     return path
 
 
@@ -368,7 +369,8 @@ class _Unopened(LMDBStore):
 class AsyncLMDBStore(AsyncFileStore):
     """See `LMDBStore`. Opens the file at the first operation, or at `async with`.
 
-    Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
+    A `get` runs where it is awaited, as it takes less than a way to a thread and back, unless it had to wait. Other
+    reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
     each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
     """
 
@@ -396,6 +398,15 @@ class AsyncLMDBStore(AsyncFileStore):
     def from_url(cls, url: str, **opts: Any) -> Self:
         """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
+
+    @overload
+    async def get(self, key: str) -> bytes | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> bytes | D: ...
+    async def get(self, key: str, default: object = None) -> object:
+        if self._store._db.at_hand:
+            return self._store.get(key, default)
+        return await self._read(self._store.get, key, default)
 
 
 BACKEND: Final = Backend(LMDBStore, AsyncLMDBStore)

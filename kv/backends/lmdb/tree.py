@@ -71,9 +71,11 @@ class Tree:
                 name = name[:-1]
                 inside = start[PIECE:] if start[:PIECE] == name[len(before) :] else b""
                 yield from self._walk(inside, stop, LAYER + bytes(record), name)
+                if name >= stop:
+                    return
             elif name < stop:
                 yield name, record
-            if name >= stop:
+            else:
                 return
 
     def put(self, name: bytes, expires_at: int | None, value: bytes) -> None:

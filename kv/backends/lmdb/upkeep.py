@@ -22,7 +22,8 @@ def disk_bytes(db: Database) -> int:
     for suffix in ("", "-lock"):
         with suppress(FileNotFoundError):
             found = os.stat(db.path + suffix)
-            size += getattr(found, "st_blocks", found.st_size / 512) * 512  # the file may have holes
+            blocks = getattr(found, "st_blocks", None)  # the file has holes
+            size += found.st_size if blocks is None else blocks * 512
     return size
 
 
@@ -40,7 +41,7 @@ def verify(db: Database) -> list[str]:
         for start, stop in layout.NAMES:
             for name, record in tree.walk(start, stop):
                 found.extend(f"{name!r}: {what}" for what in _wrong(tree, name, record))
-                due -= record[:1] == b"\x01"
+                due -= bytes(record[:1]) == layout.UNTIL
         if due > 0:
             found.append(f"{due} deadlines are of no entry")
 

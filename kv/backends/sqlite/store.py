@@ -7,7 +7,7 @@ import math
 import os
 import sqlite3
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from kv import options
 from kv.backends.filestores import AsyncFileStore, FileStore, path_of
@@ -24,7 +24,7 @@ from .database import Database, first, rows
 from .schema import DDL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from kv.expiry import TTL, Ages
