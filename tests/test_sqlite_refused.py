@@ -1,4 +1,4 @@
-"""What is no store of ours, is damaged, read-only or full: refused in our words, and left as it is."""
+"""What is no store of ours, is damaged or read-only: refused in our words, and left as it is."""
 
 import asyncio
 import os

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
 from kv import options
 from kv.base import BaseStore, leading
@@ -42,7 +42,10 @@ class FileDatabase(Protocol):
         """Close the file. A second call does nothing."""
 
 
-class FileStore(BaseStore):
+DB = TypeVar("DB", bound=FileDatabase)
+
+
+class FileStore(BaseStore, Generic[DB]):
     """A store in one file, for many threads and processes."""
 
     url_options: ClassVar[Mapping[str, options.Check]] = {
@@ -51,7 +54,7 @@ class FileStore(BaseStore):
         "lock_timeout": options.seconds,
         "namespace": options.names,
     }
-    _db: FileDatabase
+    _db: DB
 
     def _open(self) -> None:
         self._db.open()
@@ -87,18 +90,21 @@ class FileStore(BaseStore):
         """
 
 
-class AsyncFileStore(AsyncFromSync):
+S = TypeVar("S", bound=FileStore[Any])
+
+
+class AsyncFileStore(AsyncFromSync, Generic[S]):
     """The async colour: connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
     each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
     """
 
-    _store: FileStore
+    _store: S
 
     url_options: ClassVar[Mapping[str, options.Check]] = FileStore.url_options
 
-    def __init__(self, store: FileStore, name: str) -> None:
+    def __init__(self, store: S, name: str) -> None:
         super().__init__(store)
         closed = store._db.closed_message
         self._reader = Worker(f"kv-{name}-reader", closed)

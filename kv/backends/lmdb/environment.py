@@ -65,7 +65,12 @@ class Environment:
         self._lmdb = lmdb
         there = os.path.exists(path) and os.path.getsize(path)  # then the map is as large as the file says
         self.env = lmdb.open(
-            path, map_size=0 if there else FIRST_MAP, subdir=False, metasync=False, max_readers=_READERS
+            path,
+            map_size=0 if there else FIRST_MAP,
+            subdir=False,
+            metasync=False,  # what is to be durable is synced after the commit, see `write`
+            max_readers=_READERS,
+            max_spare_txns=0,  # after a fork the child would give away the slots of the parent's
         )
         try:
             self._file = os.open(path, os.O_RDWR)

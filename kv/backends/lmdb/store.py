@@ -43,7 +43,7 @@ MAX_VALUE: Final = 2_147_000_000
 """The bytes of the largest value. LMDB holds more, but older ones do not write it whole."""
 
 
-class LMDBStore(FileStore):
+class LMDBStore(FileStore[Database]):
     """A store in one LMDB file, for many threads and processes: reads are what it is for.
 
     Args:
@@ -60,8 +60,6 @@ class LMDBStore(FileStore):
         CorruptData: the file is not ours, is damaged, or has a newer format; it is left untouched.
         Unavailable: the file may not be read and written, or the disk is full.
     """
-
-    _db: Database
 
     def __init__(
         self,
@@ -366,15 +364,13 @@ class _Unopened(LMDBStore):
         pass
 
 
-class AsyncLMDBStore(AsyncFileStore):
+class AsyncLMDBStore(AsyncFileStore[LMDBStore]):
     """See `LMDBStore`. Opens the file at the first operation, or at `async with`.
 
     A `get` runs where it is awaited, as it takes less than a way to a thread and back, unless it had to wait. Other
     reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
     each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
     """
-
-    _store: LMDBStore
 
     def __init__(
         self,

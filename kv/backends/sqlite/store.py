@@ -80,7 +80,7 @@ def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, byt
     return rows
 
 
-class SQLiteStore(FileStore):
+class SQLiteStore(FileStore[Database]):
     """A store in one SQLite file, for many threads and processes.
 
     Args:
@@ -96,8 +96,6 @@ class SQLiteStore(FileStore):
         CorruptData: the file is not ours, is damaged, or has a newer schema; it is left untouched.
         Unavailable: the file may not be read and written, or the disk is full.
     """
-
-    _db: Database
 
     def __init__(
         self,
@@ -325,7 +323,7 @@ class _Unopened(SQLiteStore):
         pass
 
 
-class AsyncSQLiteStore(AsyncFileStore):
+class AsyncSQLiteStore(AsyncFileStore[SQLiteStore]):
     """See `SQLiteStore`. Connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
