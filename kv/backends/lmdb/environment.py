@@ -97,9 +97,11 @@ class Environment:
 
     def prepare(self, wait: float) -> None:
         """See that the file is ours, or make it so."""
+        if self._ready:
+            return
         with self.lock:
             if not self._ready:
-                if not self._is_ours() or os.fstat(self._file).st_size < self._map_size:
+                if not self._is_ours() or os.fstat(self._file).st_size < self._map_size:  # as after other tools
                     self._in_turn(self._make, wait)
                 self.env.reader_check()
                 self._ready = True
@@ -135,7 +137,7 @@ class Environment:
 
     def _extend(self, size: int) -> None:
         """Make the file as long as the map, most of it a hole: so whatever is missing in the end has been cut off."""
-        if os.fstat(self._file).st_size < size:
+        if fcntl is not None and os.fstat(self._file).st_size < size:  # on Windows, LMDB does it
             try:
                 os.ftruncate(self._file, size)
             except OSError as e:
@@ -292,6 +294,8 @@ class Environment:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            except OSError as e:
+                raise Unavailable(f"{self.name} cannot be locked ({e}); is it on a network file system?") from e
         return True
 
     def _check_place(self) -> None:
@@ -456,8 +460,8 @@ class _Open:
                 environment.users.discard(user)
             used = [*environment.users] or environment.writing  # its length counts those just gone
             if not used and self._environments.get(environment.inode) is environment:
-                del self._environments[environment.inode]
                 environment.close()
+                del self._environments[environment.inode]
 
     def before_fork(self) -> None:
         self._held = self._lock.acquire(timeout=_PATIENCE)
