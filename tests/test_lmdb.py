@@ -16,7 +16,7 @@ import pytest
 from programs import ROOT, child_inside_an_update, children, python, pythons
 
 import kv
-from kv.backends.lmdb import environment, layout
+from kv.backends.lmdb import layout, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def records(store: kv.LMDBStore) -> list[bytes]:
 
 def is_open(path: Path) -> bool:
     """Whether this process has the file open."""
-    return any(each.path == str(path) for each in environment.OPEN._environments.values())
+    return any(each.path == str(path) for each in opened.OPEN._environments.values())
 
 
 # names of any length

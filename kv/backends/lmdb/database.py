@@ -16,14 +16,16 @@ from kv.expiry import wall_ms, wall_past
 from kv.files import check_place
 
 from . import layout
-from .environment import OPEN, Environment, Token
 from .errors import no_driver, ours
+from .opened import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kv.backends.worker import Call
 
+    from .environment import Environment
+    from .presence import Token
     from .tree import Tree
 
 T = TypeVar("T")
@@ -89,7 +91,7 @@ class Database:
         except BaseException:
             OPEN.detach(environment, self)
             raise
-        self._begin, self._idle = environment.env.begin, environment.idle
+        self._begin, self._idle = environment.env.begin, environment.presence.idle
         self._environment = environment
         weakref.finalize(self, OPEN.detach, environment).atexit = False
 

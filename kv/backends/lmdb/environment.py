@@ -1,8 +1,7 @@
 """A file as this process has it open: LMDB allows no second time, so all stores on it share one `Environment`.
 
-Nobody sees the size of LMDB's map: it grows when it is full, and follows where another process has made it grow. While
-it is changed, as before a fork and an end, no transaction may be under way: so whoever is in one is present, by a token
-that is taken before and given back after it.
+Nobody sees the size of LMDB's map: it grows when it is full, and follows where another process has made it grow. Who
+writes waits for others by a lock of the file that can be given up, never in LMDB, where it cannot.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from kv.backends.forking import concerns, leak
+from kv.backends.forking import leak
 from kv.backends.locks import holding, nap
-from kv.errors import BackendError, Conflict, CorruptData, StoreClosed, Unavailable
+from kv.errors import BackendError, Conflict, CorruptData, Unavailable
 
 from . import layout
 from .errors import no_file, ours
+from .presence import Presence
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -37,16 +35,10 @@ T = TypeVar("T")
 
 FIRST_MAP: Final = 1 << 24
 """The bytes of a new file's map. It costs addresses, and neither memory nor disk."""
-_PATIENCE: Final = 5.0
+PATIENCE: Final = 5.0
 """So many seconds a fork or an end waits for transactions that are under way; longer ones are left where they are."""
 _READERS: Final = 1_022
 """So many transactions may read at once, of all processes together. Of the first one that opens the file."""
-
-
-class Token:
-    """Somebody's presence. One that an interrupt has lost becomes garbage, and is counted no more."""
-
-    __slots__ = ("__weakref__",)
 
 
 class Environment:
@@ -54,7 +46,7 @@ class Environment:
 
     Attributes:
         lock: held by the thread that writes. Reentrant: the function given to `update` may call the store.
-        idle: tokens that nobody needs.
+        presence: who is in a transaction.
     """
 
     def __init__(self, path: str, name: str) -> None:
@@ -83,13 +75,9 @@ class Environment:
         self._ready = False
         self.lock = threading.RLock()
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.idle: deque[Token] = deque()
-        self._every: weakref.WeakSet[Token] = weakref.WeakSet()
-        self._gate = threading.RLock()  # protects the set above; held while nobody may become present
+        self.presence = Presence(name)
         self._levels: tuple[Tree, ...] = ()  # of the writing thread's transactions, one in the other
         self._full = False  # whether the map was, in the transaction that is under way
-        self._over = False  # closed, or the parent's
-        self._resting: list[Token] = []
         self._held: list[threading.RLock] = []
         self._quiet = False
 
@@ -143,63 +131,13 @@ class Environment:
             except OSError as e:
                 raise no_file(e, self.name) from e
 
-    # presence
-
-    def enter(self) -> Token:
-        """Become present; whoever does gives the token back to `idle`."""
-        with suppress(IndexError):
-            return self.idle.pop()
-        with self._gate:  # nobody becomes present until what may not be disturbed is over
-            self._check_open()
-            token = Token()
-            self._every.add(token)
-            return token
-
-    def _check_open(self) -> None:
-        if self._over:
-            raise StoreClosed(f"the store {self.name} is closed; open a new one")
-
-    def alone(self, work: Callable[[], T], wait: float) -> T:
-        """Do it while no transaction of this process is under way."""
-
-        def checked(locked: bool) -> T:
-            self._check_open()
-            try:
-                if not locked or not self._gather(wait):
-                    raise Conflict(
-                        f"{self.name}: another thread has been reading for more than {wait:g} s, and the file's map "
-                        "could not be changed; nothing was written. Try again, or raise lock_timeout"
-                    )
-                return work()
-            finally:
-                self._scatter()
-
-        return holding(self._gate, wait, checked)
-
-    def _gather(self, wait: float, present: int = 0) -> bool:
-        """Take the tokens of all but so many; whether they all came."""
-        began = time.monotonic()
-        while len(self._every) > len(self._resting) + present:
-            try:
-                self._resting.append(self.idle.pop())
-            except IndexError:
-                waited = time.monotonic() - began
-                if waited > wait:
-                    return False
-                nap(waited)
-        return True
-
-    def _scatter(self) -> None:
-        resting, self._resting = self._resting, []  # no token is ever in two places
-        self.idle.extend(resting)
-
     # reading
 
     def read(self, work: Callable[[Tree], T], wait: float) -> T:
         """Do the work on one state of the file."""
         began = time.monotonic()
         while True:
-            token = self.enter()
+            token = self.presence.enter()
             try:
                 with self.env.begin(None, None, False, True) as txn:
                     return work(Tree(txn))
@@ -213,8 +151,8 @@ class Environment:
                     nap(waited)
                 continue
             finally:
-                self.idle.append(token)
-            self.alone(lambda: self.env.set_mapsize(0), wait)
+                self.presence.leave(token)
+            self.presence.alone(lambda: self.env.set_mapsize(0), wait)
 
     # writing
 
@@ -239,13 +177,13 @@ class Environment:
         return result
 
     def _sync(self) -> None:
-        token = self.enter()
+        token = self.presence.enter()
         try:
             self.env.sync(True)
         except self._lmdb.Error as e:
             raise ours(e, self.name, done=True) from e
         finally:
-            self.idle.append(token)
+            self.presence.leave(token)
 
     def _outermost(self, work: Callable[[Tree], T], wait: float) -> tuple[T, bool]:
         while True:
@@ -253,9 +191,9 @@ class Environment:
             try:
                 return self._in_turn(lambda: self._transaction(work), wait)
             except self._lmdb.MapResizedError:
-                self.alone(lambda: self.env.set_mapsize(0), wait)
+                self.presence.alone(lambda: self.env.set_mapsize(0), wait)
             except Exception:
-                if not self._full or self._over:
+                if not self._full or self.presence.over:
                     raise
                 self._grow(wait)
 
@@ -266,7 +204,7 @@ class Environment:
             self.env.set_mapsize(size)
 
         self.env.reader_check()  # one that was killed keeps old pages
-        self._in_turn(lambda: self.alone(grow, wait), wait)
+        self._in_turn(lambda: self.presence.alone(grow, wait), wait)
 
     def _in_turn(self, work: Callable[[], T], wait: float) -> T:
         """Do it as the one process that writes. LMDB's own lock, which is waited for without end, is free then."""
@@ -283,7 +221,7 @@ class Environment:
             self._check_place()
             return work()
         finally:
-            if fcntl is not None and not self._over:
+            if fcntl is not None and not self.presence.over:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _locked(self) -> bool:
@@ -307,7 +245,7 @@ class Environment:
             raise Unavailable(f"{self.name} has been removed or replaced since it was opened; open it again")
 
     def _transaction(self, work: Callable[[Tree], T]) -> tuple[T, bool]:
-        token = self.enter()
+        token = self.presence.enter()
         txn: Transaction | None = None
         try:
             txn = self.env.begin(None, None, True, True)
@@ -321,11 +259,11 @@ class Environment:
             raise
         finally:
             # An exception of a signal handler may come after any call: so what needs none is first.
-            if not self._over:
+            if not self.presence.over:
                 self._levels = ()
                 if txn is not None:
                     txn.abort()  # does nothing after a commit
-                self.idle.append(token)
+                self.presence.leave(token)
         return result, tree.changed
 
     def _commit(self, txn: Transaction) -> None:
@@ -338,7 +276,7 @@ class Environment:
             raise ours(e, self.name, done=self.env.info()["last_txnid"] >= number) from e
 
     def _check_mine(self, error: Exception | None = None) -> None:
-        if self._over:
+        if self.presence.over:
             raise BackendError(
                 f"{self.name}: the process was forked inside an update, which goes on in the parent only"
             ) from error
@@ -377,7 +315,7 @@ class Environment:
             self._full = True
             raise
         finally:
-            if not self._over:
+            if not self.presence.over:
                 self._levels = levels
                 if not done:
                     around.torn |= ending or (tree.changed and not tree.own)
@@ -396,30 +334,30 @@ class Environment:
         """Close it, when nobody is present."""
 
         def close() -> None:
-            self._over = True
+            self.presence.over = True
             self.env.close()
             os.close(self._file)
 
         with self.lock:
-            self.alone(close, _PATIENCE)
+            self.presence.alone(close, PATIENCE)
 
     def before_fork(self) -> None:
         """See that no transaction is under way but the forking thread's own; for so long and no longer."""
-        for lock in (self.lock, self._gate):
-            if lock.acquire(timeout=_PATIENCE):
+        for lock in (self.lock, self.presence.gate):
+            if lock.acquire(timeout=PATIENCE):
                 self._held.append(lock)
-        self._quiet = len(self._held) == 2 and self._gather(_PATIENCE, present=len(self._levels[:1]))
+        self._quiet = len(self._held) == 2 and self.presence.gather(PATIENCE, present=len(self._levels[:1]))
 
     def after_fork(self, *, child: bool) -> None:
         """Go on; in the child, let go of what is the parent's."""
         if child:
-            self._over = True
+            self.presence.over = True
             os.close(self._file)  # the lock with it, for this process
             if self._quiet:
                 self.env.close()
             else:  # it would take the parent's transactions for its own, and end them
                 leak(self.env, *self._levels)
-        self._scatter()
+        self.presence.scatter()
         while self._held:
             self._held.pop().release()
 
@@ -427,59 +365,3 @@ class Environment:
 def inode(found: os.stat_result) -> tuple[int, int]:
     """What a path leads to."""
     return found.st_dev, found.st_ino
-
-
-class _Open:
-    """Every file that this process has open."""
-
-    def __init__(self) -> None:
-        self._environments: dict[tuple[int, int], Environment] = {}
-        self._begin()
-        concerns(self)
-
-    def _begin(self) -> None:
-        self._lock = threading.RLock()  # protects the dict
-        self._held = False
-
-    def attach(self, path: str, name: str, user: Any) -> Environment:
-        """Give the file as it is open, or open it."""
-        with self._lock:
-            with suppress(FileNotFoundError):
-                if found := self._environments.get(inode(os.stat(path))):
-                    found.users.add(user)
-                    return found
-            opened = Environment(path, name)
-            self._environments[opened.inode] = opened
-            opened.users.add(user)
-            return opened
-
-    def detach(self, environment: Environment, user: Any = None) -> None:
-        """Close the file if nobody else uses it, and no transaction is under way, which then does it in the end."""
-        with self._lock:
-            if user is not None:
-                environment.users.discard(user)
-            used = [*environment.users] or environment.writing  # its length counts those just gone
-            if not used and self._environments.get(environment.inode) is environment:
-                environment.close()
-                del self._environments[environment.inode]
-
-    def before_fork(self) -> None:
-        self._held = self._lock.acquire(timeout=_PATIENCE)
-        for environment in self._environments.values():
-            environment.before_fork()
-
-    def after_fork(self, *, child: bool) -> None:
-        for environment in self._environments.values():
-            environment.after_fork(child=child)
-            if child:
-                for user in environment.users:
-                    user.forget()
-        if self._held:
-            self._held = False
-            self._lock.release()
-        if child:
-            self._environments.clear()
-            self._begin()
-
-
-OPEN: Final = _Open()
