@@ -23,7 +23,7 @@ lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lowest: $(VENV)/dev  ## the tests on the lowest versions that pyproject.toml allows of what the package itself needs
-	$(BIN)/python -m pip install --quiet $$(sed -n '/^\(cli\|postgres\|redis\|typed\|encryption\|compression\|telemetry\) = /,/^]/s/$(BOUND)/p;/"opentelemetry-sdk/s/$(BOUND)/p' pyproject.toml)
+	$(BIN)/python -m pip install --quiet $$(sed -n '/^\(cli\|postgres\|redis\|lmdb\|typed\|encryption\|compression\|telemetry\) = /,/^]/s/$(BOUND)/p;/"opentelemetry-sdk/s/$(BOUND)/p' pyproject.toml)
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 bench: $(VENV)/dev  ## the benchmarks, beside the raw drivers and the peers that are installed

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "open", "open_async"]
 
 _BUILT_IN: Final = {
+    "lmdb": "kv.backends.lmdb:BACKEND",
     "memory": "kv.backends.memory:BACKEND",
     "postgres": "kv.backends.postgres:BACKEND",
     "postgresql": "kv.backends.postgres:BACKEND",

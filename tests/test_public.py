@@ -28,6 +28,7 @@ PAIRS = [
     (BaseStore, AsyncBaseStore),
     (kv.MemoryStore, kv.AsyncMemoryStore),
     (kv.SQLiteStore, kv.AsyncSQLiteStore),
+    (kv.LMDBStore, kv.AsyncLMDBStore),
     (kv.PostgresStore, kv.AsyncPostgresStore),
     (kv.RedisStore, kv.AsyncRedisStore),
 ]

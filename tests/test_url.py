@@ -83,9 +83,9 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         (
             "sqllite:///app.db",
             {},
-            "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: memory, postgres, postgresql, redis, redis+cluster, rediss, rediss+cluster, sqlite, unix",
+            "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: lmdb, memory, postgres, postgresql, redis, redis+cluster, rediss, rediss+cluster, sqlite, unix",
         ),
-        ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: memory"),
+        ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: lmdb, memory"),
         ("sqlite://app.db", {}, "three slashes, sqlite:///app.db"),
         ("memory://here", {}, "neither"),
         ("memory://u:pw@h", {}, "memory://u:***@h names a host"),
@@ -183,7 +183,7 @@ def test_another_package_adds_a_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path
         kv.open_async("third://")
     with pytest.raises(ConfigError, match=r"fourth:// is opened by third-kv.*: No module named 'fourth_driver'\. Its"):
         kv.open("fourth://")
-    with pytest.raises(ConfigError, match=r"Known: fourth, memory, postgres, .*, redis, .*, third"):
+    with pytest.raises(ConfigError, match=r"Known: fourth, lmdb, memory, postgres, .*, redis, .*, third"):
         kv.open("thrd+x://")
 
 

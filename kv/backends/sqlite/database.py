@@ -9,7 +9,6 @@ is by itself. What the engine raises becomes ours where it comes out of the driv
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns, leak
-from kv.backends.locks import holding
+from kv.backends.locks import holding, nap
 from kv.base import PAGE
 from kv.errors import (
     BackendError,
@@ -225,7 +224,7 @@ class Database:
                 waited = now - (began := began or now)
                 if waited > self.lock_timeout:
                     raise
-            time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
+            nap(waited)
 
     # reading
 

@@ -7,29 +7,24 @@ import math
 import os
 import sqlite3
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from kv import options
-from kv.base import PAGE, TRAVEL_BYTES, BaseStore, leading
-from kv.errors import (
-    ConfigError,
-    CorruptData,
-    ValueTooLarge,
-)
-from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms
+from kv.backends.filestores import AsyncFileStore, FileStore, path_of
+from kv.base import PAGE, TRAVEL_BYTES
+from kv.errors import ConfigError, CorruptData, ValueTooLarge
+from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms, wall_past, wall_until
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
-from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
-from kv.url import Backend, hide, unquoted_path
+from kv.url import Backend, hide
 from kv.values import check_items, check_value, of_one
 
 from . import together, upkeep
 from .database import Database, first, rows
 from .schema import DDL
-from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from kv.expiry import TTL, Ages, Keep
@@ -89,7 +84,7 @@ def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, byt
     return rows
 
 
-class SQLiteStore(BaseStore):
+class SQLiteStore(FileStore[Database]):
     """A store in one SQLite file, for many threads and processes.
 
     Args:
@@ -105,13 +100,6 @@ class SQLiteStore(BaseStore):
         CorruptData: the file is not ours, is damaged, or has a newer schema; it is left untouched.
         Unavailable: the file may not be read and written, or the disk is full.
     """
-
-    url_options: ClassVar[Mapping[str, options.Check]] = {
-        "cleanup_interval": options.seconds_or_off,
-        "durability": options.one_of("full", "normal"),
-        "lock_timeout": options.seconds,
-        "namespace": options.names,
-    }
 
     def __init__(
         self,
@@ -142,19 +130,10 @@ class SQLiteStore(BaseStore):
         _path(url)
         return cls.ddl()
 
-    def _open(self) -> None:
-        self._db.open()
-
     def _view(self, path: tuple[str, ...]) -> Self:
         view = super()._view(path)
         view._ns = SEPARATOR.join(path)
         return view
-
-    def _where(self) -> str:
-        return self._db.name
-
-    def _close(self) -> None:
-        self._db.close()
 
     @staticmethod
     def ddl() -> str:
@@ -169,24 +148,24 @@ class SQLiteStore(BaseStore):
     def get(self, key: str, default: D) -> bytes | D: ...
     def get(self, key: str, default: object = None) -> object:
         row = self._db.row(_GET, (self._ns, check_key(key)))
-        return default if row is None or _past(row[1]) else _whole(row[0])
+        return default if row is None or wall_past(row[1]) else _whole(row[0])
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         return self._live(check_keys(keys))
 
     def _live(self, keys: list[str]) -> dict[str, bytes]:
-        return {key: _whole(value) for key, value, expires_at in self._many(keys) if not _past(expires_at)}
+        return {key: _whole(value) for key, value, expires_at in self._many(keys) if not wall_past(expires_at)}
 
     def _many(self, keys: list[str]) -> list[tuple[str, bytes, int | None]]:
         return self._db.fetch(_MANY, (json.dumps(keys), self._ns), rows)
 
     def size(self, key: str) -> int | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
-        return None if row is None or _past(row[1]) else row[0]
+        return None if row is None or wall_past(row[1]) else row[0]
 
     def ttl(self, key: str) -> float | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
-        if row is None or _past(row[1]):
+        if row is None or wall_past(row[1]):
             return None
         return math.inf if row[1] is None else max(1, row[1] - wall_ms()) / 1000
 
@@ -201,17 +180,7 @@ class SQLiteStore(BaseStore):
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
         return lambda: (self._ns, listing.start, stop, now := wall_ms(), now, *more)
 
-    def scan(
-        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
-    ) -> Iterator[tuple[str, bytes]]:
-        listing = Listing(prefix, match, after, limit)
-        self._db.open()
-        return listing.pick_entries(
-            (key, value) for page in self._pages_of(listing) for key, value, until in page if not _past(until)
-        )
-
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
-        """Give the live rows of the range, a page at a time, holding nothing between two pages."""
         while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
             yield page
             listing.go_on_after(page[-1][0])
@@ -260,14 +229,14 @@ class SQLiteStore(BaseStore):
     def _put(self, key: str, value: Value, ttl: TTL) -> Parameters:
         ms = None if ttl is None else ttl_ms(ttl)
         row = self._row(check_key(key), check_value(value, key), None)
-        return row if ms is None else lambda: (*row[:2], _until(ms), row[3])
+        return row if ms is None else lambda: (*row[:2], wall_until(ms), row[3])
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
         ms = ttl_ms(ttl)
 
         def work(writer: sqlite3.Connection) -> None:
-            expires_at = _until(ms)
+            expires_at = wall_until(ms)
             self._db.write_many(writer, _PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
 
         self._db.transaction(work)
@@ -283,12 +252,12 @@ class SQLiteStore(BaseStore):
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ms = ttl_ms(ttl)
         row = self._row(check_key(key), check_value(value, key), None)
-        return self._db.write(_ADD, lambda: (*row[:2], _until(ms), row[3], wall_ms())) == 1
+        return self._db.write(_ADD, lambda: (*row[:2], wall_until(ms), row[3], wall_ms())) == 1
 
     def expire(self, key: str, ttl: TTL) -> bool:
         ms = ttl_ms(ttl)
         key = check_key(key)
-        return self._db.write(_EXPIRE, lambda: (_until(ms), self._ns, key, wall_ms())) == 1
+        return self._db.write(_EXPIRE, lambda: (wall_until(ms), self._ns, key, wall_ms())) == 1
 
     def persist(self, key: str) -> bool:
         key = check_key(key)
@@ -309,14 +278,14 @@ class SQLiteStore(BaseStore):
             else:
                 rows = self._db.read(writer, _MANY, (json.dumps(keys), self._ns))
             while True:
-                there = {key: (_whole(value), until) for key, value, until in rows if not _past(until)}
+                there = {key: (_whole(value), until) for key, value, until in rows if not wall_past(until)}
                 answer = fn({key: value for key, (value, _) in there.items()})
-                if not any(_past(until) for _, until in there.values()):
+                if not any(wall_past(until) for _, until in there.values()):
                     break  # else an entry has expired while fn ran, and is missing now
             changed = []
             for key, value in answer.items():
                 age = ages[0] if key in there else ages[1]
-                changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else _until(age)))
+                changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else wall_until(age)))
             self._db.write_many(writer, _PUT, changed)
             if gone := [key for key in there if key not in answer]:
                 self._db.write_many(writer, _DELETE_MANY, [(self._ns, json.dumps(gone), wall_ms())])
@@ -334,14 +303,6 @@ class SQLiteStore(BaseStore):
         return upkeep.verify(self._db)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the whole store, all namespaces, to a new file, while it is in use.
-
-        The copy is one state of the store, and a store itself. Its file appears when it is whole and on disk.
-
-        Raises:
-            ConfigError: there is a file of that name.
-            Unavailable: the disk is full, or the directory is not writable.
-        """
         upkeep.backup(self._db, os.path.abspath(os.fspath(path)))
 
     # travelling, see kv.transfer
@@ -353,49 +314,29 @@ class SQLiteStore(BaseStore):
         return [Record(*row) for row in page]
 
     def _look(self, keys: list[str]) -> dict[str, Record]:
-        return {row[0]: Record(*row) for row in self._many(keys) if not _past(row[2])}
+        return {row[0]: Record(*row) for row in self._many(keys) if not wall_past(row[2])}
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [
             self._row(check_key(key), check_value(value, key), expires_at)
             for key, value, expires_at in records
-            if not _past(expires_at)
+            if not wall_past(expires_at)
         ]
         self._db.transaction(lambda writer: self._db.write_many(writer, _PUT, rows))
-
-
-def _until(ms: int | None) -> int | None:
-    return None if ms is None else wall_ms() + ms
-
-
-def _past(expires_at: int | None) -> bool:
-    try:
-        return expires_at is not None and wall_ms() >= expires_at
-    except TypeError as e:
-        raise _damaged("deadline") from e
 
 
 def _whole(value: bytes) -> bytes:
     if type(value) is bytes:
         return value
-    raise _damaged("value")
-
-
-def _damaged(what: str) -> CorruptData:
-    return CorruptData(
-        f"a {what} is of a type that nobody has written: the SQLite file is damaged; restore a backup, or see what "
+    raise CorruptData(
+        "a value is of a type that nobody has written: the SQLite file is damaged; restore a backup, or see what "
         "`kv verify` names"
     )
 
 
 def _path(url: str) -> str:
-    """Give the path in a URL, by SQLAlchemy's convention: three slashes and a relative path, or four and an absolute."""
-    rest = url.partition("://")[2]
-    if rest in ("", "/", "/:memory:"):
-        return ":memory:"
-    if not rest.startswith("/"):
-        raise ConfigError(f"{hide(url)}: a relative path takes three slashes, sqlite:///app.db, an absolute one four")
-    return unquoted_path(rest[1:])
+    """Give the path in a URL; none is in memory."""
+    return path_of(url) or ":memory:"
 
 
 class _Unopened(SQLiteStore):
@@ -405,17 +346,13 @@ class _Unopened(SQLiteStore):
         pass
 
 
-class AsyncSQLiteStore(AsyncFromSync):
+class AsyncSQLiteStore(AsyncFileStore[SQLiteStore]):
     """See `SQLiteStore`. Connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
     each, so none waits for the others. The writes that are waiting share one commit, and each returns after it; the sets
     and increments among them share statements, and so do the gets that are waiting.
     """
-
-    _store: SQLiteStore
-
-    url_options: ClassVar[Mapping[str, options.Check]] = SQLiteStore.url_options
 
     def __init__(
         self,
@@ -433,25 +370,12 @@ class AsyncSQLiteStore(AsyncFromSync):
             cleanup_interval=cleanup_interval,
             namespace=namespace,
         )
-        super().__init__(store)
-        closed = store._db.closed_message
-        self._reader = Worker("kv-sqlite-reader", closed, together.read)
-        self._writer = Worker("kv-sqlite-writer", closed, partial(together.write, store._db))
-        self._keeper = Worker("kv-sqlite-keeper", closed)
+        super().__init__(store, "sqlite", read=together.read, write=partial(together.write, store._db))
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
         """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
-
-    async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._reader(lambda: method(*args, **kwargs))
-
-    async def _write(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._writer(lambda: method(*args, **kwargs))
-
-    async def _maintain(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._keeper(lambda: method(*args, **kwargs))
 
     @overload
     async def get(self, key: str) -> bytes | None: ...
@@ -466,44 +390,10 @@ class AsyncSQLiteStore(AsyncFromSync):
     async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
         return await self._writer(together.Increment(self._store, key, amount, ttl, ttl_if_new))
 
-    async def backup(self, path: str | os.PathLike[str]) -> None:
-        """See `SQLiteStore.backup`."""
-        await self._maintain(self._store.backup, path)
-
     @staticmethod
     def ddl() -> str:
         """See `SQLiteStore.ddl`."""
         return DDL
-
-    def scan(
-        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[tuple[str, bytes]]:
-        listing = Listing(prefix, match, after, limit)
-        pages = self._store._pages_of(listing)
-
-        async def entries() -> AsyncIterator[tuple[str, bytes]]:
-            while page := await self._read(next, pages, None):
-                for key, value, until in page:
-                    if (listing.matches is None or listing.matches(key)) and not _past(until):
-                        yield key, value
-
-        return leading(entries(), limit)
-
-    async def _close(self) -> None:
-        # what was asked before is done first, whoever is cancelled meanwhile
-        for worker in (self._reader, self._keeper):
-            worker.stop()
-        self._writer.stop(self._end)
-        await self._writer.ended()
-
-    def _end(self) -> None:
-        for worker in (self._reader, self._keeper):
-            worker.join()
-        self._store.close()
-
-    async def __aenter__(self) -> Self:
-        await self._write(self._store._db.open)
-        return self
 
 
 BACKEND: Final = Backend(SQLiteStore, AsyncSQLiteStore)

@@ -21,11 +21,11 @@ from .errors import code_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kv.backends.worker import Call
     from kv.expiry import TTL, Keep
 
     from .database import Database, Parameters
     from .store import SQLiteStore
-    from .worker import Call
 
 
 class Get:
