@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from kv.backends.sqlite.worker import Worker
 from sqlitefiles import made, raw
 
 import kv
+from kv.backends.worker import Worker
 
 TRIGGER = (
     "CREATE TRIGGER no BEFORE INSERT ON kv_entries WHEN new.key LIKE 'bad%' "
