@@ -214,9 +214,11 @@ class SQLiteStore(BaseStore):
 
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
         """Give the live rows of the range, a page at a time, holding nothing between two pages."""
-        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
+        most = listing.first(PAGE)
+        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, most), _page)):
             yield page
             listing.go_on_after(page[-1][0])
+            most = min(PAGE, 2 * most)  # some had expired
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
