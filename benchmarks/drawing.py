@@ -194,7 +194,7 @@ def throughput(results: Results) -> Any:
     columns = len(results.shown)
     figure, panels = sheet(
         *(len(groups), columns, 0.75 + sum(tall) + 0.3 * len(groups), 0.45, 0.4),
-        left=0.2,
+        left=0.215,
         right=0.97,
         hspace=0.3 / statistics.mean(tall),
         wspace=0.24,
@@ -324,7 +324,7 @@ def latency(results: Results) -> Any:
         ):
             entries += [("group", group, group), *(("subject", group, subject) for subject in subjects)]
     height = 0.75 + 0.19 * len(entries)
-    figure, panels = sheet(1, len(results.shown), height, 0.42, 0.33, left=0.2, right=0.975, wspace=0.09)
+    figure, panels = sheet(1, len(results.shown), height, 0.42, 0.33, left=0.215, right=0.975, wspace=0.09)
     for workload, panel in zip(results.shown, panels[0], strict=True):
         for at, (what, group, subject) in enumerate(entries):
             runs = {run.subject: run for run in results.of(group, workload, results.crowd)}
@@ -345,7 +345,7 @@ def latency(results: Results) -> Any:
     ticks = [10.0**n for n in range(-1, 8) if min(every) / 2 <= 10.0**n <= max(every) * 2]
     for panel in panels[0]:
         panel.set_xlim(min(every) / 1.4, max(every) * 1.4)
-        axis(panel.xaxis, ticks, map(duration, ticks))
+        axis(panel.xaxis, ticks, ("" if n % 2 and len(ticks) > 5 else duration(t) for n, t in enumerate(ticks)))
     for at, (what, group, subject) in enumerate(entries):
         if what == "group":
             beside(panels[0][0], at, 0.015, subject, weight="bold", size=9)

@@ -275,6 +275,10 @@ class Listing:
         """Whether nothing can match, so that there is no need to ask."""
         return self.limit == 0 or (self.stop is not None and self.start >= self.stop)
 
+    def first(self, page: int) -> int:
+        """Give how many entries to read at first: a page, or as many as are asked for, where each in the range is given."""
+        return page if self.limit is None or self.matches else min(page, self.limit)
+
     def pick(self, keys: Iterable[str]) -> list[str]:
         """Of the sorted keys between `start` and `stop`, those asked for. Reads no further than it must."""
         return list(islice(filter(self.matches, keys) if self.matches else keys, self.limit))

@@ -88,11 +88,22 @@ def test_verify_names_what_is_damaged(path: Path) -> None:
         assert store.verify()
 
 
-def test_where_nothing_has_expired_keys_are_listed_and_counted_without_their_rows(path: Path) -> None:
+def with_damaged_rows(path: Path) -> Path:
     with made(path).open("r+b") as file:
         file.seek(9 * 4096 + 8)
         file.write(b"\xff" * 2_000)
-    with kv.SQLiteStore(path) as store:
+    return path
+
+
+def test_a_scan_reads_no_more_rows_than_its_limit(path: Path) -> None:
+    with kv.SQLiteStore(with_damaged_rows(path)) as store:
+        assert len([*store.scan(limit=10)]) == 10
+        with pytest.raises(kv.CorruptData):
+            [*store.scan(limit=500)]
+
+
+def test_where_nothing_has_expired_keys_are_listed_and_counted_without_their_rows(path: Path) -> None:
+    with kv.SQLiteStore(with_damaged_rows(path)) as store:
         assert len(store.keys("key")) == store.count() == 1_000
         store.set("old", b"", ttl=0.001)
         while store.exists("old"):

@@ -157,9 +157,11 @@ class LMDBStore(FileStore[Database]):
         return self._db.read(lambda tree: listing.pick(map(_KEY, self._walk(tree, listing))))
 
     def _pages_of(self, listing: Listing) -> Iterator[list[Row]]:
-        while page := self._page(listing, PAGE, PAGE_BYTES):
+        most = listing.first(PAGE)
+        while page := self._page(listing, most, PAGE_BYTES):
             yield page
             listing.go_on_after(page[-1][0])
+            most = min(PAGE, 2 * most)
 
     def _page(self, listing: Listing, limit: int, most: int) -> list[Row]:
         def work(tree: Tree) -> list[Row]:

@@ -165,7 +165,7 @@ class MemoryStore(BaseStore):
     def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
         """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
         # no more than was asked for, where all of it is live: entries lie far apart, and to look one up costs most
-        most = PAGE if listing.limit is None or listing.matches else min(PAGE, listing.limit)
+        most = listing.first(PAGE)
         while not listing.empty:
             with self._memory.lock:
                 self._memory.check_open()

@@ -181,9 +181,11 @@ class SQLiteStore(FileStore[Database]):
         return lambda: (self._ns, listing.start, stop, now := wall_ms(), now, *more)
 
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
-        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
+        most = listing.first(PAGE)
+        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, most), _page)):
             yield page
             listing.go_on_after(page[-1][0])
+            most = min(PAGE, 2 * most)  # some had expired
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
