@@ -117,8 +117,7 @@ def measured(group: Group, plan: Plan) -> list[Record]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url, pid = _server(group.backend, stack)
-        made: Clients = Threads() if group.colour == "sync" else Tasks()
-        clients = stack.enter_context(made)
+        clients = stack.enter_context(_clients(group.colour))
         entrants = []
         for number, subject in enumerate(s for s in group.subjects if s.installed):
             # SCAN goes through a whole database of Redis, so each has its own
@@ -139,6 +138,10 @@ def measured(group: Group, plan: Plan) -> list[Record]:
                         records += cell(clients, entrants, about, plan, pid)
                         progress.advance(task)
     return records
+
+
+def _clients(colour: str) -> Clients:
+    return Threads() if colour == "sync" else Tasks()
 
 
 def _server(backend: str, stack: ExitStack) -> tuple[str, int | None]:
