@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg
 from rich.progress import Progress
 
 from . import floors, results
@@ -132,6 +133,9 @@ def measured(group: Group, plan: Plan) -> list[Record]:
                 data = Data(plan.entries, value_bytes)
                 for _, calls in entrants:
                     load(clients, calls, data)
+                if group.backend == "postgres":
+                    with psycopg.connect(url, autocommit=True) as connection:
+                        connection.execute("VACUUM ANALYZE")  # which the server does by itself within a minute or so
                 for workload in works:
                     for number in plan.clients:
                         about = (group, workload, data, value_bytes, number)
