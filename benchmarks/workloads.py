@@ -64,7 +64,7 @@ class Running:
 
     calls: Calls
     record: Record
-    steps: int = 0
+    steps: int
     """Of each client in a run."""
     rounds: int = 0
 
@@ -192,15 +192,16 @@ def cell(
             continue
         note = "; ".join(filter(None, (subject.notes.get(""), subject.notes.get(workload.name))))
         named = (group.name, subject.name, subject.kind, group.colour, workload.name, value_bytes, number)
-        one = Running(calls, Record(*named, note=note))
-        while True:  # until it is long enough to say how many steps fill the time; what is opened and cached is then
-            work = [workload.steps(Client(data, client, 0), one.steps or least) for client in range(number)]
-            warm = one.run(clients, work, pid)
-            if warm is None or warm.seconds > plan.seconds / 3 or one.steps >= most:
+        one = Running(calls, Record(*named, note=note), least)
+        cold = True  # the first run opens connections and fills caches, and says nothing
+        while True:  # until it is long enough to say how many steps fill the time
+            warm = one.run(clients, [workload.steps(Client(data, i, 0), one.steps) for i in range(number)], pid)
+            if warm is None or warm.seconds > (SLOW if cold else plan.seconds / 3) or one.steps >= most:
                 break
-            one.steps = min(most, (one.steps or least) * 3)
+            one.steps = one.steps if cold else min(most, one.steps * 3)
+            cold = False
         if warm is not None:
-            fits = int((one.steps or least) * plan.seconds / warm.seconds)
+            fits = int(one.steps * plan.seconds / warm.seconds)
             one.steps, one.rounds = max(least, min(most, fits)), 1 if warm.seconds > SLOW else plan.rounds
         running.append(one)
     for turn in range(1, plan.rounds + 1):
