@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg
 from rich.progress import Progress
 
 from . import floors, results
@@ -63,7 +64,7 @@ class Running:
 
     calls: Calls
     record: Record
-    steps: int = 0
+    steps: int
     """Of each client in a run."""
     rounds: int = 0
 
@@ -117,8 +118,7 @@ def measured(group: Group, plan: Plan) -> list[Record]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url, pid = _server(group.backend, stack)
-        made: Clients = Threads() if group.colour == "sync" else Tasks()
-        clients = stack.enter_context(made)
+        clients = stack.enter_context(_clients(group.colour))
         entrants = []
         for number, subject in enumerate(s for s in group.subjects if s.installed):
             # SCAN goes through a whole database of Redis, so each has its own
@@ -133,12 +133,19 @@ def measured(group: Group, plan: Plan) -> list[Record]:
                 data = Data(plan.entries, value_bytes)
                 for _, calls in entrants:
                     load(clients, calls, data)
+                if group.backend == "postgres":
+                    with psycopg.connect(url, autocommit=True) as connection:
+                        connection.execute("VACUUM ANALYZE")  # which the server does by itself within a minute or so
                 for workload in works:
                     for number in plan.clients:
                         about = (group, workload, data, value_bytes, number)
                         records += cell(clients, entrants, about, plan, pid)
                         progress.advance(task)
     return records
+
+
+def _clients(colour: str) -> Clients:
+    return Threads() if colour == "sync" else Tasks()
 
 
 def _server(backend: str, stack: ExitStack) -> tuple[str, int | None]:
@@ -185,15 +192,16 @@ def cell(
             continue
         note = "; ".join(filter(None, (subject.notes.get(""), subject.notes.get(workload.name))))
         named = (group.name, subject.name, subject.kind, group.colour, workload.name, value_bytes, number)
-        one = Running(calls, Record(*named, note=note))
-        while True:  # until it is long enough to say how many steps fill the time; what is opened and cached is then
-            work = [workload.steps(Client(data, client, 0), one.steps or least) for client in range(number)]
-            warm = one.run(clients, work, pid)
-            if warm is None or warm.seconds > plan.seconds / 3 or one.steps >= most:
+        one = Running(calls, Record(*named, note=note), least)
+        cold = True  # the first run opens connections and fills caches, and says nothing
+        while True:  # until it is long enough to say how many steps fill the time
+            warm = one.run(clients, [workload.steps(Client(data, i, 0), one.steps) for i in range(number)], pid)
+            if warm is None or warm.seconds > (SLOW if cold else plan.seconds / 3) or one.steps >= most:
                 break
-            one.steps = min(most, (one.steps or least) * 3)
+            one.steps = one.steps if cold else min(most, one.steps * 3)
+            cold = False
         if warm is not None:
-            fits = int((one.steps or least) * plan.seconds / warm.seconds)
+            fits = int(one.steps * plan.seconds / warm.seconds)
             one.steps, one.rounds = max(least, min(most, fits)), 1 if warm.seconds > SLOW else plan.rounds
         running.append(one)
     for turn in range(1, plan.rounds + 1):
