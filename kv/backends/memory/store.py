@@ -258,7 +258,13 @@ class MemoryStore(BaseStore):
             self._memory.write(self._table, all_until(ms, entries))
 
     def delete(self, key: str) -> bool:
-        return self.delete_many([key]) == 1
+        key = check_key(key)
+        with self._memory.lock:
+            self._memory.check_open()
+            if live_value(self._lookup(key), clock()) is None:
+                return False
+            self._memory.remove(self._table, key)
+            return True
 
     def delete_many(self, keys: Iterable[str]) -> int:
         asked = check_keys(keys)

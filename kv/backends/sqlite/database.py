@@ -52,6 +52,10 @@ def rows(cursor: sqlite3.Cursor) -> list[Any]:
     return cursor.fetchall()
 
 
+def affected(cursor: sqlite3.Cursor) -> int:
+    return cursor.rowcount
+
+
 def first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
 
@@ -300,13 +304,22 @@ class Database:
         return holding(
             self.lock,
             self.lock_timeout,
-            lambda locked: self._write(sql, parameters) if locked else self._refuse(),
+            lambda locked: self._write(sql, parameters, affected) if locked else self._refuse(),
         )
 
-    def _write(self, sql: str, parameters: Parameters) -> int:
+    def returned(self, sql: str, parameters: Parameters) -> list[Any]:
+        """The same. Gives the rows that it returns."""
+        return self.locked(lambda: self._write(sql, parameters, rows))
+
+    def _write(self, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]) -> T:
         writer = self.whole()
         try:
-            return self.patiently(writer, sql, parameters).rowcount
+            cursor = self.patiently(writer, sql, parameters)
+            try:
+                return take(cursor)
+            except BaseException:
+                cursor.close()  # or what it has written would be neither there nor gone until the error is forgotten
+                raise
         except DRIVER_ERRORS as e:
             raise ours(e, self, writing=True) from e
         finally:

@@ -17,7 +17,7 @@ from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms, wall_past, wall_
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
 from kv.store import Record, Stats
 from kv.url import Backend, hide
-from kv.values import check_items, check_value, of_one
+from kv.values import check_amount, check_items, check_value, of_one
 
 from . import together, upkeep
 from .database import Database, first, rows
@@ -53,6 +53,15 @@ _PUT = (
     "INSERT INTO kv_entries (namespace, key, expires_at, value) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (namespace, key) DO UPDATE SET expires_at = excluded.expires_at, value = excluded.value"
 )
+# The integer that a value is the canonical text of, and no other value, is added to in one statement. A sum that is too
+# large becomes a float in SQLite.
+_NUMBER = "CAST(CAST(value AS TEXT) AS INTEGER)"
+_INCREMENT = (
+    f"UPDATE kv_entries SET value = CAST(CAST({_NUMBER} + ?1 AS TEXT) AS BLOB) WHERE namespace = ?2 AND key = ?3 AND "
+    "(expires_at IS NULL OR expires_at > ?4) AND typeof(value) = 'blob' AND "
+    f"CAST({_NUMBER} AS TEXT) = CAST(value AS TEXT) AND typeof({_NUMBER} + ?1) = 'integer' RETURNING value"
+)
+_RETURNS: Final = sqlite3.sqlite_version_info >= (3, 35)
 _ADD = f"{_PUT} WHERE kv_entries.expires_at <= ?"
 _MANY = (
     "SELECT asked.value, entry.value, expires_at FROM json_each(?) AS asked "
@@ -267,6 +276,15 @@ class SQLiteStore(FileStore[Database]):
 
     def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
         return self._db.transaction(self._updating(keys, fn, ages))
+
+    def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        amount = check_amount(amount, key)
+        key = check_key(key)
+        if update_ttl_ms(ttl, ttl_if_new)[0] is KEEP_TTL and _RETURNS:
+            sums = self._db.returned(_INCREMENT, lambda: (amount, self._ns, key, wall_ms()))
+            if sums:
+                return int(sums[0][0])
+        return super().increment(key, amount, ttl=ttl, ttl_if_new=ttl_if_new)  # where it is missing, or no integer
 
     def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
         # a function of ours writes nothing besides
