@@ -287,7 +287,16 @@ def each(url: str, crew: Sequence[Process], job: str, kwargs: Sequence[dict[str,
         process.hear(PATIENCE)
     for process in crew:
         process.begin()
-    return [process.hear(PATIENCE) for process in crew]
+    said: list[Any] = []
+    errors: list[AssertionError] = []
+    for process in crew:
+        try:
+            said.append(process.hear(PATIENCE))
+        except AssertionError as e:
+            errors.append(e)
+    if errors:  # when all have been heard, so that none speaks of this in the next test
+        raise errors[0]
+    return said
 
 
 def keys_of(seed: int, tag: str = "") -> list[str]:
@@ -356,7 +365,7 @@ class Soak:
         )
 
 
-def crew(colours: Sequence[str]) -> list[Process]:
+def started(colours: Sequence[str]) -> list[Process]:
     """Processes that can do what is here, and what `kv.testing.worker` can."""
     return [Process(colour, "histories") for colour in colours]
 
