@@ -48,11 +48,12 @@ def test_callers_that_are_cut_off(
     server: str, opens: Callable[[str], Any], request: pytest.FixtureRequest, soak: Soak
 ) -> None:
     url = urlsplit(request.getfixturevalue(server))
-    assert url.port
+    port = url.port or {"postgresql": 5432, "redis": 6379}[url.scheme]
 
     async def main() -> None:
-        with Proxy(url.port) as proxy:
-            near = url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{proxy.port}")
+        with Proxy(port, host=url.hostname or "127.0.0.1") as proxy:
+            user, at, _ = url.netloc.rpartition("@")
+            near = url._replace(netloc=f"{user}{at}127.0.0.1:{proxy.port}")
             async with lifted(opens(near.geturl())) as store:
                 for seed in soak.seeds():
                     await cut(store, proxy, seed)
