@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from histories import Soak
 
 OPTIONS = settings(
-    max_examples=100 if SOAK else 4,
+    max_examples=20 if SOAK else 4,
     stateful_step_count=40,
     deadline=None,
     database=None,
@@ -176,11 +176,13 @@ class Beside(RuleBasedStateMachine):
     Attributes:
         root: the store, every method async.
         runner: runs its methods.
+        soak: counts them.
         tag: in front of every key, so that a cluster keeps them together.
     """
 
     root: Any
     runner: asyncio.Runner
+    soak: Soak
     tag: str
 
     @initialize(
@@ -206,6 +208,7 @@ class Beside(RuleBasedStateMachine):
         async def outcome() -> Any:
             return await call
 
+        self.soak.add(1)
         return self.runner.run(outcome())
 
     def key(self, place: int) -> str:
@@ -398,7 +401,7 @@ def runner() -> Iterator[asyncio.Runner]:
 def compare(store: Any, runner: asyncio.Runner, soak: Soak, tag: str = "") -> None:
     """Let a machine make calls on the store and on a model."""
     root = lifted(store)
-    machine = type("Machine", (Beside,), {"root": root, "runner": runner, "tag": tag})
+    machine = type("Machine", (Beside,), {"root": root, "runner": runner, "soak": soak, "tag": tag})
     try:
         for seed in soak.seeds():
             run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=OPTIONS)
