@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import servers
-from histories import SOAK, Soak
+from histories import MANY, SOAK, Soak, started
 from redis import Redis, RedisCluster
 
 import kv
@@ -21,6 +21,8 @@ from kv import transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+
+    from kv.testing.processes import Process
 
     Admin = psycopg.Connection[tuple[object, ...]]
 
@@ -212,6 +214,23 @@ def cluster_url(cluster: servers.Server, cluster_admins: list[Redis]) -> Iterato
 
 
 _soaked: list[Soak] = []
+
+
+@pytest.fixture(scope="session")
+def _processes() -> Iterator[list[Process]]:
+    processes = started(["sync", "sync", "async", "async"] * MANY)
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
+def crew(_processes: list[Process]) -> list[Process]:
+    """Processes that call a store, of both colours, each twice at least."""
+    for i, process in enumerate(_processes):
+        if process.ended():  # killed, as it took too long in another test
+            [_processes[i]] = started([process.colour])
+    return _processes
 
 
 @pytest.fixture

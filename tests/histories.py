@@ -114,7 +114,7 @@ class Faults(NamedTuple):
     cancelled: float = 0
     """The part of them that is cancelled on the way, if they are tasks."""
     refused: bool = False
-    """Whether some may be refused: those have had no effect, and no history."""
+    """Whether some may be refused, and have no effect and no history, or be lost, which is unknown."""
     told: bool = False
     """Whether each is said aloud before it begins and when it has ended, as its process may be killed."""
 
@@ -157,12 +157,16 @@ async def client(
             results = await (call if patience is None else asyncio.wait_for(call, patience))
         except kv.NotAnInteger:
             results = (NOT_AN_INTEGER,)
-        except (kv.OutcomeUnknown, TimeoutError):
+        except TimeoutError:
+            if patience is None:
+                raise
             results = UNKNOWN
-        except (kv.Unavailable, kv.Conflict):
+        except (kv.OutcomeUnknown, kv.Unavailable, kv.Conflict) as e:
             if not faults.refused:
                 raise
-            continue
+            if not isinstance(e, kv.OutcomeUnknown):
+                continue
+            results = UNKNOWN
         if name == "cleanup":
             continue
         history.append(Call(who, method, some, args, results, start, time.monotonic_ns()))
@@ -287,7 +291,16 @@ def each(url: str, crew: Sequence[Process], job: str, kwargs: Sequence[dict[str,
         process.hear(PATIENCE)
     for process in crew:
         process.begin()
-    return [process.hear(PATIENCE) for process in crew]
+    said: list[Any] = []
+    errors: list[AssertionError] = []
+    for process in crew:
+        try:
+            said.append(process.hear(PATIENCE))
+        except AssertionError as e:
+            errors.append(e)
+    if errors:  # when all have been heard, so that none speaks of this in the next test
+        raise errors[0]
+    return said
 
 
 def keys_of(seed: int, tag: str = "") -> list[str]:
@@ -356,7 +369,7 @@ class Soak:
         )
 
 
-def crew(colours: Sequence[str]) -> list[Process]:
+def started(colours: Sequence[str]) -> list[Process]:
     """Processes that can do what is here, and what `kv.testing.worker` can."""
     return [Process(colour, "histories") for colour in colours]
 

@@ -5,28 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from histories import MANY, PATIENCE, begin, crew, each, in_processes, keys_of, moved, plan, records
+from histories import MANY, PATIENCE, begin, each, in_processes, keys_of, moved, plan, records
 from test_conformance_wrappers import STACK
 
 import kv
 from kv.testing.suite import bounded, lifted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from histories import Soak
 
     from kv.testing.processes import Process
 
 MIXES = pytest.mark.parametrize("together", [False, True], ids=["each key", "all keys"])
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[list[Process]]:
-    crew_ = crew(["sync", "async"] * 2)
-    yield crew_
-    for process in crew_:
-        process.kill()
 
 
 @MIXES
@@ -55,13 +47,13 @@ def test_threads_and_tasks_behind_all_wrappers(anywhere: str, opens: Callable[..
 
 
 @MIXES
-def test_processes_of_both_colours(shared: str, processes: list[Process], together: bool, soak: Soak) -> None:
+def test_processes_of_both_colours(shared: str, crew: list[Process], together: bool, soak: Soak) -> None:
     async def main() -> None:
         async with lifted(kv.open(shared)) as store:
             for seed in soak.seeds():
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
-                calls = in_processes(shared, processes, clients=2, calls=20 * MANY, **what)
+                calls = in_processes(shared, crew[:4], clients=2, calls=20 * MANY, **what)
                 soak.judge(calls, together=together)
 
     bounded(main, PATIENCE)
@@ -84,12 +76,12 @@ def test_no_money_is_lost_or_made(anywhere: str, opens: Callable[[str], Any], so
     bounded(main, PATIENCE)
 
 
-def test_no_money_is_lost_or_made_by_processes(shared: str, processes: list[Process], soak: Soak) -> None:
+def test_no_money_is_lost_or_made_by_processes(shared: str, crew: list[Process], soak: Soak) -> None:
     async def main() -> None:
         async with lifted(kv.open(shared)) as store:
             for seed in soak.seeds():
                 what = {"seed": seed, "keys": await bank(store, seed), "total": TOTAL, "times": 15, "clients": 2}
-                calls = each(shared, processes, "moved", [{"who": p.colour, **what} for p in processes])
+                calls = each(shared, crew, "moved", [{"who": p.colour, **what} for p in crew])
                 soak.add(sum(calls))
 
     bounded(main, PATIENCE)

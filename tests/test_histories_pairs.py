@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import servers
-from histories import MANY, PATIENCE, crew, each, pairs
+from histories import MANY, PATIENCE, each, pairs
 from waiting import wait_for
 
 import kv
@@ -17,7 +17,7 @@ from kv.testing.hostile import CALLS
 from kv.testing.suite import bounded, lifted, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from histories import Soak
 
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 NAME = f"pairs-{os.getpid()}"
 GROWTH = 16_384
 """Kilobytes that an allocator may keep."""
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[list[Process]]:
-    crew_ = crew(["sync", "sync", "async", "async"] * MANY)  # one of each on either side
-    yield crew_
-    for process in crew_:
-        process.kill()
 
 
 def chosen(seed: int, n: int) -> list[list[str]]:
@@ -46,28 +38,28 @@ def test_pairs_of_calls_of_threads_and_tasks(anywhere: str, opens: Callable[[str
     async def main() -> None:
         async with lifted(opens(anywhere)) as store:
             for seed in soak.seeds():
-                what = chosen(seed, 15)
+                what = chosen(seed, 10)
                 await together(store, *(pairs(store, what, i % 2, 2, compacts=i < 1) for i in range(4)))
-                soak.add(15 * 2 * 8)
+                soak.add(10 * 2 * 8)
                 assert await store.verify() == []
 
     bounded(main, PATIENCE)
 
 
 def test_pairs_of_calls_of_processes(
-    shared: str, processes: list[Process], request: pytest.FixtureRequest, soak: Soak
+    shared: str, crew: list[Process], request: pytest.FixtureRequest, soak: Soak
 ) -> None:
     url = shared + ("" if "sqlite" in shared else f"&{'application' if 'postgres' in shared else 'client'}_name={NAME}")
-    n, times = 15 * MANY, 2
+    n, times = 10 * MANY, 2
     first: list[dict[str, int]] = []
     for seed in soak.seeds(least=2):
         what = {"chosen": chosen(seed, n), "times": times}
-        sides = [{**what, "side": i % 2, "compacts": i < 1} for i, _ in enumerate(processes)]
-        given = each(url, processes, "pairs", sides)
-        soak.add(len(processes) * 2 * n * times)
+        sides = [{**what, "side": i % 2, "compacts": i < 1} for i, _ in enumerate(crew)]
+        given = each(url, crew, "pairs", sides)
+        soak.add(len(crew) * 2 * n * times)
         wait_for(lambda: not connected(shared, request))  # the stores have been closed
         first = first or given
-    last = each(url, processes, "measured", [{} for _ in processes])
+    last = each(url, crew, "measured", [{} for _ in crew])
     for before, after in zip(first, last, strict=True):
         assert after["kilobytes"] <= before["kilobytes"] + GROWTH, (before, after)
         assert after["files"] <= before["files"], (before, after)
@@ -88,13 +80,13 @@ def connected(url: str, request: pytest.FixtureRequest) -> int:
     return 0  # of SQLite they are files, which each process counts
 
 
-def test_autovacuum_and_cleanup_keep_up_with_writers(processes: list[Process], soak: Soak) -> None:
+def test_autovacuum_and_cleanup_keep_up_with_writers(crew: list[Process], soak: Soak) -> None:
     server = servers.own_postgres(autovacuum_naptime="1s")
     try:
         with psycopg.connect(server.url, autocommit=True) as admin, kv.open(f"{server.url}?table=worn") as store:
             for seed in soak.seeds():
-                what = [{"seed": seed + i, "times": 20} for i, _ in enumerate(processes)]
-                soak.add(sum(each(f"{server.url}?table=worn", processes, "wears", what)))
+                what = [{"seed": seed + i, "times": 20} for i, _ in enumerate(crew)]
+                soak.add(sum(each(f"{server.url}?table=worn", crew, "wears", what)))
                 store.cleanup()
             assert store.stats().expired == 0
             dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'worn'"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from histories import Soak
 
 OPTIONS = settings(
-    max_examples=100 if SOAK else 5,
-    stateful_step_count=50,
+    max_examples=20 if SOAK else 4,
+    stateful_step_count=40,
     deadline=None,
     database=None,
     phases=[Phase.generate, Phase.shrink] if SEED else [Phase.generate],  # to make a failure small takes minutes
@@ -176,11 +176,13 @@ class Beside(RuleBasedStateMachine):
     Attributes:
         root: the store, every method async.
         runner: runs its methods.
+        soak: counts them.
         tag: in front of every key, so that a cluster keeps them together.
     """
 
     root: Any
     runner: asyncio.Runner
+    soak: Soak
     tag: str
 
     @initialize(
@@ -189,6 +191,7 @@ class Beside(RuleBasedStateMachine):
     def plant(self, keys: list[str], pair: tuple[str, str]) -> None:
         name = f"round {next(_rounds)}"  # each in namespaces of its own, so that what fails does so again
         self.model = Model()
+        self.slack = SLACK
         self.store = self.root.namespace(name + ".")
         tagged = [self.tag + key for key in (*keys, *pair)]
         self.keys = [key for key in tagged if len(key.encode()) <= 2_048]
@@ -205,6 +208,7 @@ class Beside(RuleBasedStateMachine):
         async def outcome() -> Any:
             return await call
 
+        self.soak.add(1)
         return self.runner.run(outcome())
 
     def key(self, place: int) -> str:
@@ -218,14 +222,37 @@ class Beside(RuleBasedStateMachine):
             with pytest.raises(type(e)):
                 self.run(getattr(self.store, method)(*args, **kwargs))
             return
+        before = time.monotonic()
         given = self.run(getattr(self.store, method)(*args, **kwargs))
+        self.slack = max(self.slack, SLACK + time.monotonic() - before)
         if method == "get_many":
             given = [*given.items()]
         assert (type(given), given) == (type(expected), expected), method
+        if "ttl" in kwargs or method in ("update", "increment", "persist", "expire"):
+            for key in [args[0]] if isinstance(args[0], str) else args[0]:
+                self.lives(key)
+
+    def lives(self, key: str) -> None:
+        """See that an entry has the deadline that the model knows, from before the call that set it."""
+        before = time.monotonic()
+        left = self.run(self.store.ttl(key))
+        if key not in self.model.entries:
+            assert left is None
+            return
+        until = self.model.entries[key][1]
+        assert left is not None
+        if until == math.inf:
+            assert left == math.inf
+        else:
+            assert until - time.monotonic() - SLACK <= left <= until - before + self.slack
 
     @rule(place=PLACE, default=MAYBE)
     def get(self, place: int, default: bytes | None) -> None:
-        self.both("get", self.key(place), default)
+        key = self.key(place)
+        self.both("get", key, default)
+        for other in self.others:  # what one remembers is not another's
+            assert self.run(other.get(key)) == self.planted[key]
+        self.both("get", key, default)
 
     @rule(place=PLACE, value=BYTES, ages=AGES)
     def set(self, place: int, value: bytes, ages: Any) -> None:
@@ -313,8 +340,10 @@ class Beside(RuleBasedStateMachine):
     def clear(self, place: int, cut: int) -> None:
         self.both("clear", self.key(place)[:cut])
 
-    @rule(place=PLACE, value=BYTES, there=st.booleans())
-    def passes(self, place: int, value: bytes, there: bool) -> None:
+    @rule(
+        place=PLACE, value=BYTES, there=st.booleans(), then=st.sampled_from(["delete", "pop", "persist", "size", "ttl"])
+    )
+    def passes(self, place: int, value: bytes, there: bool, then: str) -> None:
         """An entry's deadline comes; whether it still lies there must not show."""
         key = self.key(place)
         if there and self.model.exists(key):
@@ -324,21 +353,14 @@ class Beside(RuleBasedStateMachine):
         self.model.delete(key)
         while self.run(self.store.exists(key)):
             pass
+        if then == "ttl":
+            self.lives(key)
+        else:
+            self.both(then, key)
 
     @rule()
     def cleanup(self) -> None:
         self.run(self.store.cleanup())
-
-    @rule(place=PLACE)
-    def ttl(self, place: int) -> None:
-        key = self.key(place)
-        before = time.monotonic()
-        left = self.run(self.store.ttl(key))
-        if key not in self.model.entries:
-            assert left is None
-        else:
-            until = self.model.entries[key][1]
-            assert until - time.monotonic() - SLACK <= left <= until - before + SLACK or left == until == math.inf
 
     @rule(bad=st.sampled_from(BAD_KEYS), ttl=st.sampled_from(BAD_TTLS), place=PLACE)
     def refuses(self, bad: Any, ttl: Any, place: int) -> None:
@@ -351,6 +373,8 @@ class Beside(RuleBasedStateMachine):
     @rule()
     def all_is_as_it_should_be(self) -> None:
         assert self.run(listed(self.store.scan())) == self.model.scan()
+        for key in self.keys:
+            self.lives(key)
         stats = self.run(self.store.stats())
         assert (stats.keys, stats.key_bytes) == (
             len(self.model.entries),
@@ -377,7 +401,7 @@ def runner() -> Iterator[asyncio.Runner]:
 def compare(store: Any, runner: asyncio.Runner, soak: Soak, tag: str = "") -> None:
     """Let a machine make calls on the store and on a model."""
     root = lifted(store)
-    machine = type("Machine", (Beside,), {"root": root, "runner": runner, "tag": tag})
+    machine = type("Machine", (Beside,), {"root": root, "runner": runner, "soak": soak, "tag": tag})
     try:
         for seed in soak.seeds():
             run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=OPTIONS)
