@@ -75,7 +75,7 @@ _STATS = f"""
 _END = b""  # greater than any text, as every blob is
 
 
-def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
         rows.append(row)
@@ -206,9 +206,15 @@ class SQLiteStore(BaseStore):
 
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
         """Give the live rows of the range, a page at a time, holding nothing between two pages."""
-        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
+        while not listing.empty and (page := self._page(listing, PAGE)):
             yield page
             listing.go_on_after(page[-1][0])
+
+    def _page(self, listing: Listing, limit: int, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+        page = self._db.fetch(_SCAN, self._range(listing, limit), partial(_page, most=most))
+        if page and page[-1][0] < listing.start:  # from there on the same would come again, for ever
+            raise _damaged("key that is not in order")
+        return page
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
@@ -332,8 +338,7 @@ class SQLiteStore(BaseStore):
     _first_page = PAGE
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), partial(_page, most=TRAVEL_BYTES))
-        return [Record(*row) for row in page]
+        return [Record(*row) for row in self._page(Listing(after=after), limit, TRAVEL_BYTES)]
 
     def _look(self, keys: list[str]) -> dict[str, Record]:
         return {row[0]: Record(*row) for row in self._many(keys) if not _past(row[2])}
@@ -355,18 +360,18 @@ def _past(expires_at: int | None) -> bool:
     try:
         return expires_at is not None and wall_ms() >= expires_at
     except TypeError as e:
-        raise _damaged("deadline") from e
+        raise _damaged("deadline that is no number") from e
 
 
 def _whole(value: bytes) -> bytes:
     if type(value) is bytes:
         return value
-    raise _damaged("value")
+    raise _damaged("value that is no bytes")
 
 
 def _damaged(what: str) -> CorruptData:
     return CorruptData(
-        f"a {what} is of a type that nobody has written: the SQLite file is damaged; restore a backup, or see what "
+        f"the SQLite file is damaged: it holds a {what}, which nobody has written; restore a backup, or see what "
         "`kv verify` names"
     )
 
