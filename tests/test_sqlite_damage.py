@@ -143,8 +143,8 @@ def test_a_log_in_which_a_bit_has_changed_gives_what_was_written_before(quick_pa
 @pytest.mark.parametrize(
     ("change", "reads"),
     [
-        ("value = 'text'", ["get", "get_many", "scan", "update"]),
-        ("value = 7", ["get", "get_many", "scan", "update"]),
+        ("value = 'text'", ["get", "get_many", "scan", "update", "_look"]),
+        ("value = 7", ["get", "get_many", "scan", "update", "_look"]),
         ("expires_at = x'00'", ["get", "get_many", "scan", "update", "size", "ttl", "exists"]),
         ("key = CAST(x'ff' AS TEXT)", ["keys", "scan"]),
     ],
@@ -159,6 +159,7 @@ def test_what_nobody_has_written_is_damage(path: Path, change: str, reads: list[
         "size": lambda store: store.size("k"),
         "ttl": lambda store: store.ttl("k"),
         "exists": lambda store: store.exists("k"),
+        "_look": lambda store: store._look(["k"]),  # type: ignore[attr-defined]
     }
     with kv.SQLiteStore(path) as store:
         store.set("k", b"v", ttl=UNIT)
@@ -189,6 +190,8 @@ def test_keys_that_are_not_in_order_do_not_come_again_and_again(path: Path) -> N
             assert [*islice(store.scan(), 100)]
         with pytest.raises(kv.CorruptData, match="not in order"):
             assert [*islice(store._records(None), 100)]
+        with pytest.raises(kv.CorruptData, match="not in order"):
+            store.keys(after="aey 9")
 
 
 def differs_by_one_byte(found: State, right: State) -> bool:

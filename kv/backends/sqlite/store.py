@@ -189,7 +189,10 @@ class SQLiteStore(BaseStore):
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
         most = -1 if listing.matches or listing.limit is None else listing.limit
-        return self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        keys = self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        if keys:
+            _check_order(keys[-1], listing)
+        return keys
 
     def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
@@ -212,8 +215,8 @@ class SQLiteStore(BaseStore):
 
     def _page(self, listing: Listing, limit: int, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
         page = self._db.fetch(_SCAN, self._range(listing, limit), partial(_page, most=most))
-        if page and page[-1][0] < listing.start:  # from there on the same would come again, for ever
-            raise _damaged("key that is not in order")
+        if page:
+            _check_order(page[-1][0], listing)
         return page
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
@@ -341,7 +344,8 @@ class SQLiteStore(BaseStore):
         return [Record(*row) for row in self._page(Listing(after=after), limit, TRAVEL_BYTES)]
 
     def _look(self, keys: list[str]) -> dict[str, Record]:
-        return {row[0]: Record(*row) for row in self._many(keys) if not _past(row[2])}
+        found = self._many(keys)
+        return {key: Record(key, _whole(value), until) for key, value, until in found if not _past(until)}
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [
@@ -367,6 +371,11 @@ def _whole(value: bytes) -> bytes:
     if type(value) is bytes:
         return value
     raise _damaged("value that is no bytes")
+
+
+def _check_order(last: str, listing: Listing) -> None:
+    if last < listing.start:  # from where the same would come again, for ever
+        raise _damaged("key that is not in order")
 
 
 def _damaged(what: str) -> CorruptData:
