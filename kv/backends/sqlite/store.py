@@ -88,6 +88,10 @@ def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | Non
 class SQLiteStore(BaseStore):
     """A store in one SQLite file, for many threads and processes.
 
+    What a disk changes by itself is noticed in the log, which has checksums: what was written before is there. In the
+    file, which has none, it is `CorruptData`, or named by `verify`; but inside a value only who can tell notices it, as
+    `kv.wrappers.Encrypted` does.
+
     Args:
         path: the file, made where it is missing; `":memory:"` is a database in memory.
         durability: "full": a write that has returned survives power loss; "normal": it survives the end of the
