@@ -228,7 +228,7 @@ class Gate:
         port: where it answers.
     """
 
-    def __init__(self, to: int, message: Callable[[bytes, bool], int]) -> None:
+    def __init__(self, to: tuple[str, int], message: Callable[[bytes, bool], int]) -> None:
         self._to, self._message = to, message
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -255,7 +255,7 @@ class Gate:
                         armed = True
                         self._ours.sendall(self._ours.recv(1))
                     elif end is self._listener:
-                        near, far = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._to))
+                        near, far = self._listener.accept()[0], socket.create_connection(self._to)
                         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                         ways[near], ways[far], said[near] = far, near, b""
                         first.add(near)
@@ -292,34 +292,39 @@ class Gate:
             end.close()
 
 
+NAME = f"killed-{os.getpid()}"
+"""By which the server knows who is killed."""
+
+
 @contextlib.contextmanager
-def onlooker(url: str) -> Iterator[tuple[Callable[[], object], Callable[[bytes, bool], int], str]]:
-    """What tells whether the server has still to do with a process that is named so, how it is spoken to, and how a URL
-    names a process.
-    """
+def onlooker(url: str) -> Iterator[Callable[[], object]]:
+    """What tells whether the server has still to do with who was killed."""
     if url.startswith("redis"):
         from redis import Redis
 
         with Redis.from_url(url.partition("?")[0]) as client:
-            yield lambda: b" name=killed " in client.execute_command("CLIENT", "LIST"), redis_command, "client_name"
+            yield lambda: f" name={NAME} ".encode() in client.execute_command("CLIENT", "LIST")
     else:
         import asyncpg  # noqa: F401 - for the children
         import psycopg
 
-        asked = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'killed'"
+        asked = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{NAME}'"
         with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
-            yield lambda: connection.execute(asked).fetchone(), postgres_message, "application_name"
+            yield lambda: connection.execute(asked).fetchone()
 
 
 def server_calls(url: str, points: str, most: int, seed: str, names: list[str]) -> None:
     """Kill these calls in each colour before each message to a server, or before so many bytes by chance. Prints how
     often.
     """
-    chance = random.Random(seed)
-    with onlooker(url) as (at_work, message, parameter), contextlib.ExitStack() as stack:
-        gate = Gate(urlsplit(url).port or 0, message)
-        stack.callback(gate.close)
-        through = url.replace(f":{urlsplit(url).port}", f":{gate.port}") + f"&{parameter}=killed&lock_timeout={TIMEOUT}"
+    chance, to = random.Random(seed), urlsplit(url)
+    port, message, parameter = (
+        (6379, redis_command, "client_name") if to.scheme == "redis" else (5432, postgres_message, "application_name")
+    )
+    with onlooker(url) as at_work, contextlib.closing(Gate((to.hostname or "", to.port or port), message)) as gate:
+        user = to.netloc.rpartition("@")[0]
+        through = to._replace(netloc=f"{user}@127.0.0.1:{gate.port}" if user else f"127.0.0.1:{gate.port}").geturl()
+        through += f"&{parameter}={NAME}&lock_timeout={TIMEOUT}"
         killed = 0
 
         async def main() -> None:

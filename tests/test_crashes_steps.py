@@ -20,13 +20,16 @@ def killed(function: str, *args: object) -> int:
     return int(python(code))
 
 
-NAMES = [*stepping.CALLS] if SOAK else ["update", "set_many with a ttl", "update_many"]
+NAMES = [[name] for name in stepping.CALLS] if SOAK else [["update", "set_many with a ttl", "update_many"]]
+"""Of calls, together as long as one process takes."""
 
 
 def again_and_again(function: str, where: object, points: str, some: int) -> None:
     """At each of the points, or, where that would be too many, at some by chance."""
     with seeded() as (seed, _):
-        times = sum(killed(function, str(where), points, some, f"{seed} {n}", NAMES) for n in rounds(1))
+        times = sum(
+            killed(function, str(where), points, some, f"{seed} {n}", names) for n in rounds(1) for names in NAMES
+        )
         assert times
         print(times, "killed")
 

@@ -83,7 +83,7 @@ _STATS = f"""
 _END = b""  # greater than any text, as every blob is
 
 
-def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
         rows.append(row)
@@ -95,6 +95,10 @@ def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, byt
 
 class SQLiteStore(FileStore[Database]):
     """A store in one SQLite file, for many threads and processes.
+
+    What a disk changes by itself is noticed in the log, which has checksums: what was written before is there. In the
+    file, which has none, it is `CorruptData`, or named by `verify`; but inside a value only who can tell notices it, as
+    `kv.wrappers.Encrypted` does.
 
     Args:
         path: the file, made where it is missing; `":memory:"` is a database in memory.
@@ -183,7 +187,10 @@ class SQLiteStore(FileStore[Database]):
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
         most = -1 if listing.matches or listing.limit is None else listing.limit
-        return self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        keys = self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        if keys:
+            _check_order(keys[-1], listing)
+        return keys
 
     def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
@@ -191,10 +198,16 @@ class SQLiteStore(FileStore[Database]):
 
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
         most = listing.first(PAGE)
-        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, most), _page)):
+        while not listing.empty and (page := self._page(listing, most)):
             yield page
             listing.go_on_after(page[-1][0])
             most = min(PAGE, 2 * most)  # some had expired
+
+    def _page(self, listing: Listing, limit: int, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+        page = self._db.fetch(_SCAN, self._range(listing, limit), partial(_page, most=most))
+        if page:
+            _check_order(page[-1][0], listing)
+        return page
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
@@ -330,11 +343,11 @@ class SQLiteStore(FileStore[Database]):
     _first_page = PAGE
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), partial(_page, most=TRAVEL_BYTES))
-        return [Record(*row) for row in page]
+        return [Record(*row) for row in self._page(Listing(after=after), limit, TRAVEL_BYTES)]
 
     def _look(self, keys: list[str]) -> dict[str, Record]:
-        return {row[0]: Record(*row) for row in self._many(keys) if not wall_past(row[2])}
+        found = self._many(keys)
+        return {key: Record(key, _whole(value), until) for key, value, until in found if not wall_past(until)}
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [
@@ -348,8 +361,17 @@ class SQLiteStore(FileStore[Database]):
 def _whole(value: bytes) -> bytes:
     if type(value) is bytes:
         return value
-    raise CorruptData(
-        "a value is of a type that nobody has written: the SQLite file is damaged; restore a backup, or see what "
+    raise _damaged("value that is no bytes")
+
+
+def _check_order(last: str, listing: Listing) -> None:
+    if last < listing.start:  # from where the same would come again, for ever
+        raise _damaged("key that is not in order")
+
+
+def _damaged(what: str) -> CorruptData:
+    return CorruptData(
+        f"the SQLite file is damaged: it holds a {what}, which nobody has written; restore a backup, or see what "
         "`kv verify` names"
     )
 
