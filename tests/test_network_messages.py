@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault
-from networks import OPERATIONS, SOAK, Trial, check_whole, net, report
+from networks import OPERATIONS, SOAK, Trial, check_whole, net, network_of_a_cluster, report
 
 from kv.testing.suite import bounded, lifted
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from faultproxy import Message
     from networks import Network, Operation
+
+    import kv
 
     Opens = Callable[..., Any]
 
@@ -53,6 +55,22 @@ def connecting(cold: list[Message], warm: list[Message]) -> list[Message]:
     return cold[: ready[1] + 1 if ready else len(cold) - len(warm)]
 
 
+async def each(net: Network, store: kv.AsyncStore, operation: Operation, *, cold: bool) -> None:
+    """Let it meet each fault, on connections that have been used for it, and on new ones too."""
+    trial = Trial(net, store)
+    warm = await trial.clean(operation, cold=False)
+    for fault in faults(warm):
+        await trial.struck(operation, fault, cold=False, connecting=False)
+    if cold:
+        new = await trial.clean(operation, cold=True)
+        before = Counter(message.answers for message in connecting(new, warm))
+        for fault in faults(new):
+            early = fault.number < before[fault.answers] - (fault.place == "after")
+            await trial.struck(operation, fault, cold=True, connecting=early)
+    await check_whole(net, store, MOST)
+    report(f"{net.url.partition(':')[0]} {type(store).__name__} {operation.name}: {dict(trial.outcomes)}")
+
+
 @pytest.mark.parametrize(("net", "operation"), CASES, indirect=["net"])
 @both
 def test_a_connection_that_ends_at_any_message_leaves_what_the_caller_is_told(
@@ -60,17 +78,18 @@ def test_a_connection_that_ends_at_any_message_leaves_what_the_caller_is_told(
 ) -> None:
     async def main() -> None:
         async with lifted(opens(net.url, pool_max=MOST)) as store:
-            trial = Trial(net, store)
-            warm = await trial.clean(operation, cold=False)
-            for fault in faults(warm):
-                await trial.struck(operation, fault, cold=False, connecting=False)
-            if SOAK or operation.name in ("get", "set"):
-                cold = await trial.clean(operation, cold=True)
-                before = Counter(message.answers for message in connecting(cold, warm))
-                for fault in faults(cold):
-                    early = fault.number < before[fault.answers] - (fault.place == "after")
-                    await trial.struck(operation, fault, cold=True, connecting=early)
-            await check_whole(net, store, MOST)
-            report(f"{net.backend} {opens.__name__} {operation.name}: {dict(trial.outcomes)}")
+            await each(net, store, operation, cold=bool(SOAK) or operation.name in ("get", "set"))
+
+    bounded(main, 600 if SOAK else 60)
+
+
+@both
+def test_a_connection_to_a_server_of_a_cluster_that_ends_does_so_too(opens: Opens) -> None:
+    async def main() -> None:
+        with network_of_a_cluster() as net:
+            async with lifted(opens(net.url, pool_max=MOST)) as store:
+                for operation in OPERATIONS:
+                    if SOAK or operation.name in ("get", "keys", "increment", "set_many", "update"):
+                        await each(net, store, operation, cold=bool(SOAK))
 
     bounded(main, 600 if SOAK else 60)

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault
-from networks import ENTRIES, OPERATIONS, SOAK, Network, Trial, check_whole, net, network, outcome, report
+from networks import (
+    ENTRIES,
+    OPERATIONS,
+    SOAK,
+    Network,
+    PostgresNetwork,
+    Trial,
+    check_whole,
+    net,
+    network,
+    outcome,
+    report,
+)
 
 import kv
 from kv.testing.suite import bounded, lifted, together
@@ -123,9 +135,9 @@ def test_who_waits_for_a_lock_is_no_silent_server(opens: Opens, postgres_net: Ne
     async def main() -> None:
         async with lifted(opens(net.url, lock_timeout=1, socket_timeout=0.5)) as store:
             await store.set("k", b"1")
-            table = net.url.partition("table=")[2].partition("&")[0]
+            assert isinstance(net, PostgresNetwork)
             with admin.transaction():
-                admin.execute(f"SELECT 1 FROM {table} FOR UPDATE")
+                admin.execute(f"SELECT 1 FROM {net.table} FOR UPDATE")
                 with pytest.raises(kv.Conflict, match="lock_timeout"):
                     await store.set("k", b"2")
             assert await store.get("k") == b"1"
