@@ -207,10 +207,13 @@ OPERATIONS: Final = (
 
 
 async def check_whole(net: Network, store: kv.AsyncStore, most: int) -> None:
-    """Check that as many calls as the pool has connections go side by side, and that it has no more."""
+    """Check that as many calls as the pool may have connections go side by side, and that it has no more."""
     net.put(ENTRIES)
-    net.proxy.delay = 0.01  # or one might be back before the next one goes
-    assert await together(store, *(store.keys() for _ in range(most))) == [[*ENTRIES]] * most
+    net.proxy.delay = 0.01
+    for _ in range(20):  # one may be back before the next one goes
+        assert await together(store, *(store.keys() for _ in range(most))) == [[*ENTRIES]] * most
+        if net.connections() >= most:
+            break
     net.proxy.delay = 0.0
     assert net.connections() == most
 
@@ -221,6 +224,14 @@ async def outcome(call: Awaitable[Any]) -> Any:
         return await call
     except kv.KVError as e:
         return e
+
+
+CASES: Final = [
+    pytest.param(backend, operation, id=f"{backend}-{operation.name.replace(' ', '-')}")
+    for backend in ("postgres", "redis")
+    for operation in OPERATIONS
+    if (backend, operation.name) != ("redis", "cleanup")  # which has nothing to do there
+]
 
 
 class Trial:

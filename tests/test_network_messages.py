@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault
-from networks import OPERATIONS, SOAK, Trial, check_whole, net, network_of_a_cluster, report
+from networks import CASES, OPERATIONS, SOAK, Trial, check_whole, net, network_of_a_cluster, report
 
 from kv.testing.suite import bounded, lifted
 
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["net"]
 
 MOST = 3  # connections
-
-
-CASES = [
-    pytest.param(backend, operation, id=f"{backend}-{operation.name.replace(' ', '-')}")
-    for backend in ("postgres", "redis")
-    for operation in OPERATIONS
-    if (backend, operation.name) != ("redis", "cleanup")  # which has nothing to do there
-]
 
 
 def faults(seen: list[Message]) -> Iterator[Fault]:
