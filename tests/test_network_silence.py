@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault
-from networks import ENTRIES, OPERATIONS, SOAK, Network, Trial, check_whole, net, network, outcome, report
+from networks import (
+    CASES,
+    ENTRIES,
+    SOAK,
+    Network,
+    PostgresNetwork,
+    Trial,
+    check_whole,
+    net,
+    network,
+    outcome,
+    report,
+)
 
 import kv
 from kv.testing.suite import bounded, lifted, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from networks import Operation
 
     Opens = Callable[..., Any]
 
@@ -23,6 +37,7 @@ __all__ = ["net"]
 MOST = 3  # connections
 SHORT = {"pool_max": MOST, "lock_timeout": 0.3, "socket_timeout": 0.5}
 CONNECT = {"postgres": "connect_timeout=2", "redis": "socket_connect_timeout=1"}
+STALLED = [case for case in CASES if SOAK or str(case.id).endswith(("-set", "-update"))]
 WAYS = [pytest.param([False], id="to-the-server"), pytest.param([True], id="from-the-server")]
 
 
@@ -95,11 +110,9 @@ def test_who_waits_for_a_store_to_open_is_told_with_the_first(net: Network) -> N
     bounded(main, 60)
 
 
-@pytest.mark.parametrize("name", [one.name for one in OPERATIONS] if SOAK else ["set", "update"])
+@pytest.mark.parametrize(("net", "operation"), STALLED, indirect=["net"])
 @both
-def test_half_a_message_is_as_good_as_none(opens: Opens, net: Network, name: str) -> None:
-    (operation,) = (one for one in OPERATIONS if one.name == name)
-
+def test_half_a_message_is_as_good_as_none(opens: Opens, net: Network, operation: Operation) -> None:
     async def main() -> None:
         async with opened(opens, net) as store:
             trial = Trial(net, store)
@@ -111,7 +124,7 @@ def test_half_a_message_is_as_good_as_none(opens: Opens, net: Network, name: str
                         await trial.struck(
                             operation, Fault(way, number, place, stalls=True), cold=False, connecting=False
                         )
-            report(f"{net.backend} {opens.__name__} {name}, stalled: {dict(trial.outcomes)}")
+            report(f"{net.backend} {opens.__name__} {operation.name}, stalled: {dict(trial.outcomes)}")
 
     bounded(main, 600 if SOAK else 60)
 
@@ -123,9 +136,9 @@ def test_who_waits_for_a_lock_is_no_silent_server(opens: Opens, postgres_net: Ne
     async def main() -> None:
         async with lifted(opens(net.url, lock_timeout=1, socket_timeout=0.5)) as store:
             await store.set("k", b"1")
-            table = net.url.partition("table=")[2].partition("&")[0]
+            assert isinstance(net, PostgresNetwork)
             with admin.transaction():
-                admin.execute(f"SELECT 1 FROM {table} FOR UPDATE")
+                admin.execute(f"SELECT 1 FROM {net.table} FOR UPDATE")
                 with pytest.raises(kv.Conflict, match="lock_timeout"):
                     await store.set("k", b"2")
             assert await store.get("k") == b"1"

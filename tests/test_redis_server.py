@@ -235,7 +235,14 @@ def test_a_server_with_too_many_clients_is_unavailable(opens: Opens, own: server
 
 def judged(info: str) -> Server:
     server = Server(
-        "redis://localhost", "RedisStore", redis, prefix="kv", pool_max=1, lock_timeout=1, cleanup_interval=None
+        "redis://localhost",
+        "RedisStore",
+        redis,
+        prefix="kv",
+        pool_max=1,
+        lock_timeout=1,
+        socket_timeout=1,
+        cleanup_interval=None,
     )
     server.judge(info.encode())
     return server

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -56,12 +59,29 @@ class Session(pools.AsyncSession):
     ended: Callable[[], bool] | None = None
     """Whether the server has ended the connection, where that can be seen."""
 
-    def __init__(self, connection: Connection, frame: Frame = OURS) -> None:
+    silent = False
+    """Whether it was closed because nothing came back."""
+
+    def __init__(self, connection: Connection, frame: Frame = OURS, longest: float = math.inf) -> None:
         self.connection = connection
         self.frame = frame
+        self.longest = longest
+        self.until = math.inf
         self.committing = False
         self.error: BaseException | None = None  # that came from the driver, inside a transaction
         self.whole = True  # whether it may be used again
+
+    def begins(self) -> None:
+        """Take that something is under way, which has its time from now on."""
+        self.until = time.monotonic() + self.longest
+
+    def met(self, error: BaseException) -> BaseException:
+        """Give what an error of the driver's was, where it came because nothing else did."""
+        if not self.silent or not isinstance(error, DRIVER_ERRORS):
+            return error
+        silence = TimeoutError()
+        silence.__cause__ = error
+        return silence
 
     async def single(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
         """Run one statement in a transaction of its own."""
@@ -78,11 +98,12 @@ class Session(pools.AsyncSession):
     async def run(self, step: Step, run: Callable[[Connection, Step], Awaitable[T]]) -> T:
         """Run a statement inside the transaction."""
         self.check_mine()
+        self.begins()
         try:
             return await run(self.connection, step)
         except DRIVER_ERRORS as e:
-            self.error = e
-            raise
+            self.error = self.met(e)
+            raise self.error from self.error.__cause__
 
     async def commit(self, step: Step | None = None) -> None:
         """End the transaction, with a last statement that has to change one row.
@@ -98,8 +119,6 @@ class Session(pools.AsyncSession):
     async def rollback(self) -> None:
         """Undo what the transaction has done; where even that fails, the connection is not used again."""
         whole, self.whole = self.whole, False
-        if isinstance(self.error, TimeoutError):
-            return
         # also where asyncpg knows of no transaction: one that was cancelled may just be beginning, and is waited for
         with suppress(*DRIVER_ERRORS, BackendError):
             await asyncio.wait_for(self._control(self.frame.rollback), _GOODBYE)
@@ -115,17 +134,19 @@ class Session(pools.AsyncSession):
 
     async def _control(self, sql: str) -> None:
         self.check_mine()
+        self.begins()
         try:
             await self.connection.execute(sql)
         except DRIVER_ERRORS as e:
-            self.error = e
-            raise
+            self.error = self.met(e)
+            raise self.error from self.error.__cause__
 
     def watch(self) -> None:
-        """Be able to see whether the server has ended the connection."""
+        """Be able to see whether the server has ended the connection, and see when it says nothing more."""
         socket = self.connection._transport.get_extra_info("socket")
         if socket is not None:
             self.ended = pools.watched(socket.fileno())
+        _look(weakref.ref(self), asyncio.get_running_loop())
 
     def fresh(self) -> bool:
         """Whether the connection is open, before anything is sent that nobody would know the fate of."""
@@ -147,6 +168,18 @@ class Session(pools.AsyncSession):
     def sever(self) -> None:
         """Close the socket of a connection whose loop is closed."""
         self.connection._transport._call_connection_lost(None)
+
+
+def _look(of: weakref.ref[Session], loop: asyncio.AbstractEventLoop) -> None:
+    """Close a connection that has been waited for too long; again and again, as a timer for each statement costs more."""
+    session = of()
+    if session is None or session.connection.is_closed():
+        return
+    if time.monotonic() > session.until and session.home is not None and session not in session.home.idle:
+        session.silent = True
+        session.terminate()
+    else:
+        loop.call_later(session.longest / 4, _look, of, loop)
 
 
 class Source(Protocol):
@@ -191,10 +224,10 @@ class Own(pools.AsyncPool[Session]):
             try:
                 connection = await self._reach()
                 try:
-                    session = Session(connection, guarded(self.timeout) if self.pooled else OURS)
+                    session = Session(connection, guarded(self.timeout) if self.pooled else OURS, self.longest)
                     session.watch()
                     sql = settle(connection.get_server_pid(), self.timeout)
-                    direct = self.pooled or await connection.execute(sql) == "SELECT 1"
+                    direct = self.pooled or await connection.execute(sql, timeout=self.longest) == "SELECT 1"
                 except BaseException:
                     connection.terminate()
                     raise
@@ -209,9 +242,7 @@ class Own(pools.AsyncPool[Session]):
 
     async def _reach(self) -> Connection:
         """Connect to the first host that lets us; each has its own time, as with libpq."""
-        more: dict[str, Any] = {"command_timeout": self.longest}
-        if self.pooled:
-            more["statement_cache_size"] = 0
+        more: dict[str, Any] = {"statement_cache_size": 0} if self.pooled else {}
         for told in self.told[:-1]:
             with suppress(*DRIVER_ERRORS):
                 return await asyncpg.connect(**told, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -12,7 +13,6 @@ from kv.backends.cleaner import Cleaner
 from kv.backends.gathering import Opening
 from kv.backends.pools import Life
 from kv.errors import BackendError, ConfigError
-from kv.options import LONGEST
 
 from .asyncpg_sources import DRIVER_ERRORS, Borrowed, Bound, Own, Session, Source, affected, first, rows, value
 from .errors import made_too, ours
@@ -103,12 +103,14 @@ class Database:
                 if session.frame.single:
                     result = await session.single(step, run)
                 else:
+                    session.begins()
                     result = await run(session.connection, step)
-            except BaseException as e:
+            except BaseException as error:
+                e = session.met(error)
                 try:
                     if session.frame.single:
                         await session.rollback()
-                    elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError | TimeoutError):
+                    elif isinstance(e, asyncpg.InternalClientError | asyncpg.InterfaceError):
                         session.whole = False
                     elif isinstance(e, asyncio.CancelledError):
                         await session.settled()
@@ -190,13 +192,16 @@ class Database:
 
         await self._transaction(work)
 
-    async def alone(self, sql: str, longest: float | None = None) -> None:
+    async def alone(self, sql: str, *, bounded: bool = True) -> None:
         """Run what returns nothing as it is: several statements, or one that no transaction may hold."""
         session = await self.source.take()
+        session.begins()
+        if not bounded:
+            session.until = math.inf
         try:
-            await session.connection.execute(sql, timeout=longest)
+            await session.connection.execute(sql)
         except BaseException as e:
-            self._raise(e, writing=True)
+            self._raise(session.met(e), writing=True)
         finally:
             await self.source.give(session)
 
@@ -205,7 +210,7 @@ class Database:
         await self.open()
         if self.source.joined:
             raise ConfigError(f"{self.shown}: compact cannot run inside a transaction; call it on the store itself")
-        await self.alone(sql, LONGEST)
+        await self.alone(sql, bounded=False)
 
     async def cleanup(self, limit: int | None = None) -> int:
         """Remove what has expired, in batches that are transactions each."""
