@@ -236,7 +236,7 @@ def test_every_path_that_the_documents_name_is_there() -> None:
     for document in ("README.md", "CONTRIBUTING.md"):
         for path in re.findall(r"`((?:kv|tests|benchmarks|\.ci)/[\w./]*)`", (ROOT / document).read_text()):
             assert (ROOT / path).exists(), path
-        for path in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / document).read_text()):
+        for path in re.findall(r"\]\((?!http)([^) ]+)[) ]", (ROOT / document).read_text()):
             assert (ROOT / path).exists(), path
 
 
@@ -249,3 +249,10 @@ def test_no_machine_and_no_registry_is_named_in_the_project() -> None:
             text = (ROOT / name).read_text(errors="replace")
             for word in ("files.pythonhosted", "index-url", str(ROOT) + "/"):
                 assert word not in text, (name, word)
+
+
+def test_the_tests_that_the_readme_points_to_are_there() -> None:
+    pointed = re.findall(r'\]\(([\w/]+\.py) "(\w+)"\)', (ROOT / "README.md").read_text())
+    assert len(pointed) > 20
+    for file, name in pointed:
+        assert f"def {name}(" in (ROOT / file).read_text(), (file, name)
