@@ -78,10 +78,10 @@ _END = b""  # greater than any text, as every blob is
 def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
-        if type(row[0]) is not str:
-            raise _damaged("key that is no text")
+        if type(row[0]) is not str or type(row[1]) is not bytes:
+            raise _damaged("key that is no text, or a value that is no bytes")
         rows.append(row)
-        size += len(_whole(row[1]))
+        size += len(row[1])
         if size >= most:
             break
     return rows
