@@ -41,6 +41,11 @@ CALLS: dict[str, Callable[[kv.AsyncStore], Awaitable[object]]] = {
     "delete_many": lambda s: s.delete_many([OLD, DATED]),
     "increment": lambda s: s.increment(NUMBER, ttl=LONG),
 }
+UPKEEP: dict[str, Callable[[kv.AsyncStore], Awaitable[object]]] = {
+    "compact": lambda s: s.compact(),
+    "close": lambda s: s.aclose(),  # carries the log into the file
+}
+"""What changes no entry."""
 TIMEOUT = 20
 """Seconds that others wait for a lock at most; they never do."""
 
@@ -74,9 +79,9 @@ def forked(url: str, colour: str, name: str, arm: Callable[[Any], object]) -> in
 
     async def main() -> None:
         store = opened(url, colour)
-        await store.get("-")
+        await (restore(store) if name in UPKEEP else store.get("-"))
         arm(store)
-        await CALLS[name](store)
+        await (CALLS | UPKEEP)[name](store)
         os._exit(0)
 
     pid = os.fork()
@@ -166,9 +171,9 @@ def sqlite_call(path: str, colour: str, name: str, points: str, numbers: Iterabl
     now(restore)
     prepared = Path(path).read_bytes()
     before = now(look)
-    now(CALLS[name])
+    now((CALLS | UPKEEP)[name])
     after = now(look)
-    assert after != before
+    assert (after == before) == (name in UPKEEP)
     killed = 0
     with kv.open(url) if beside else contextlib.nullcontext():
         for n in numbers:

@@ -20,15 +20,16 @@ def killed(function: str, *args: object) -> int:
     return int(python(code))
 
 
+UPKEEP = [[name] for name in stepping.UPKEEP]
 NAMES = [[name] for name in stepping.CALLS] if SOAK else [["update", "set_many with a ttl", "update_many"]]
 """Of calls, together as long as one process takes."""
 
 
-def again_and_again(function: str, where: object, points: str, some: int) -> None:
+def again_and_again(function: str, where: object, points: str, some: int, several: list[list[str]] = NAMES) -> None:
     """At each of the points, or, where that would be too many, at some by chance."""
     with seeded() as (seed, _):
         times = sum(
-            killed(function, str(where), points, some, f"{seed} {n}", names) for n in rounds(1) for names in NAMES
+            killed(function, str(where), points, some, f"{seed} {n}", names) for n in rounds(1) for names in several
         )
         assert times
         print(times, "killed")
@@ -37,6 +38,11 @@ def again_and_again(function: str, where: object, points: str, some: int) -> Non
 @pytest.mark.parametrize(("points", "some"), [("statement", 0), ("instruction", 8), ("byte", 6)])
 def test_a_call_to_sqlite(quick_path: Path, points: str, some: int) -> None:
     again_and_again("sqlite_calls", quick_path, points, some * (5 if SOAK else 1))
+
+
+@pytest.mark.parametrize(("points", "some"), [("statement", 0), ("instruction", 3), ("byte", 12)])
+def test_the_upkeep_of_sqlite(quick_path: Path, points: str, some: int) -> None:
+    again_and_again("sqlite_calls", quick_path, points, some * (5 if SOAK else 1), UPKEEP)
 
 
 @pytest.mark.parametrize(("points", "some"), [("message", 0), ("byte", 3)])

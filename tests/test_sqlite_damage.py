@@ -178,20 +178,31 @@ def test_a_schema_that_is_no_text_is_damage(path: Path) -> None:
         kv.SQLiteStore(path)
 
 
-def test_keys_that_are_not_in_order_do_not_come_again_and_again(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (b"\x0d\x17\x01key 9", b"\x0d\x17\x01aey 9", "not in order"),
+        (b"\x0d\x17\x01key 5", b"\x0d\x01\x01key 5", "no text"),  # its type: a number
+    ],
+)
+def test_an_index_that_is_damaged_is_damage_and_not_listed_without_end(
+    path: Path, right: bytes, wrong: bytes, said: str
+) -> None:
     with kv.SQLiteStore(path) as store:
         store.set_many(dict.fromkeys(KEYS, b"v"))
     whole = path.read_bytes()
-    at = whole.rindex(b"key 9")  # in the index, which stands behind the table
-    path.write_bytes(whole[:at] + b"aey 9" + whole[at + 5 :])
+    assert whole.count(right) == 1
+    path.write_bytes(whole.replace(right, wrong))
     with kv.SQLiteStore(path) as store:
         assert store.verify()
-        with pytest.raises(kv.CorruptData, match="not in order"):
-            assert [*islice(store.scan(), 100)]
-        with pytest.raises(kv.CorruptData, match="not in order"):
-            assert [*islice(store._records(None), 100)]
-        with pytest.raises(kv.CorruptData, match="not in order"):
-            store.keys(after="aey 9")
+        for reads in (
+            lambda: [*islice(store.scan(), 100)],
+            lambda: [*islice(store._records(None), 100)],
+            lambda: store.keys(after="aey 9"),
+            lambda: store.keys(after="aey 9", match="*"),
+        ):
+            with pytest.raises(kv.CorruptData, match=said):
+                reads()
 
 
 def differs_by_one_byte(found: State, right: State) -> bool:

@@ -86,8 +86,10 @@ _END = b""  # greater than any text, as every blob is
 def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
+        if type(row[0]) is not str or type(row[1]) is not bytes:
+            raise _damaged("key that is no text, or a value that is no bytes")
         rows.append(row)
-        size += len(_whole(row[1]))
+        size += len(row[1])
         if size >= most:
             break
     return rows
@@ -187,7 +189,7 @@ class SQLiteStore(FileStore[Database]):
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
         most = -1 if listing.matches or listing.limit is None else listing.limit
-        keys = self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        keys = self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(_texts(rows)))
         if keys:
             _check_order(keys[-1], listing)
         return keys
@@ -212,7 +214,7 @@ class SQLiteStore(FileStore[Database]):
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         if matches := listing.matches:
-            return self._db.fetch(_KEYS, self._range(listing, -1), lambda rows: sum(matches(key) for (key,) in rows))
+            return self._db.fetch(_KEYS, self._range(listing, -1), lambda rows: sum(map(matches, _texts(rows))))
         count: int = self._db.fetch(_COUNT, self._range(listing), first)[0]
         return count
 
@@ -362,6 +364,13 @@ def _whole(value: bytes) -> bytes:
     if type(value) is bytes:
         return value
     raise _damaged("value that is no bytes")
+
+
+def _texts(rows: Iterable[tuple[str]]) -> Iterator[str]:
+    for (text,) in rows:
+        if type(text) is not str:
+            raise _damaged("key that is no text")
+        yield text
 
 
 def _check_order(last: str, listing: Listing) -> None:
