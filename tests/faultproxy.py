@@ -47,7 +47,6 @@ class FaultProxy(Proxy):
     Attributes:
         seen: the messages since `arm`.
         struck: whether the fault has happened.
-        refuse: whether new connections end at once.
         silent: which ways of new connections, of a client's words (False) and of the server's answers (True), say nothing
             until `restore`.
         delay: seconds that each message is late.
@@ -61,7 +60,7 @@ class FaultProxy(Proxy):
         self._split: Split = _postgresql if protocol == "postgresql" else _redis
         self._gates: set[tuple[bool, asyncio.Event]] = set()
         self.silent: set[bool] = set()
-        self.refuse, self.delay = False, 0.0
+        self.delay = 0.0
         self.arm()
 
     def arm(self, fault: Fault | None = None) -> None:
@@ -79,7 +78,7 @@ class FaultProxy(Proxy):
 
     def restore(self) -> None:
         """Let everything through, also what was kept back."""
-        self.silent, self.refuse, self.delay = set(), False, 0.0
+        self.silent, self.delay = set(), 0.0
         self.arm()
         for _, gate in [*self._gates]:
             self._loop.call_soon_threadsafe(gate.set)
@@ -91,10 +90,7 @@ class FaultProxy(Proxy):
 
     async def _way(self, near: Reader, near_out: asyncio.StreamWriter) -> None:
         self.came += 1
-        if self.refuse:
-            near_out.transport.abort()
-        else:
-            await super()._way(near, near_out)
+        await super()._way(near, near_out)
 
     async def _carry(self, begin: Reader, end: asyncio.StreamWriter, *, answers: bool) -> None:
         gate = asyncio.Event()

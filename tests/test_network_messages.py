@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from colours import both
-from faultproxy import PLACES, Fault
-from networks import CASES, OPERATIONS, SOAK, Trial, check_whole, net, network_of_a_cluster, report
+from faultproxy import PLACES, Fault, FaultProxy
+from networks import CASES, OPERATIONS, SOAK, PoolerNetwork, Trial, check_whole, net, network_of_a_cluster, report
+from test_postgres_pooler import bouncer
 
+import kv
 from kv.testing.suite import bounded, lifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import servers
     from faultproxy import Message
     from networks import Network, Operation
 
-    import kv
-
     Opens = Callable[..., Any]
 
-__all__ = ["net"]
+__all__ = ["bouncer", "net"]
 
 MOST = 3  # connections
 
@@ -84,4 +85,21 @@ def test_a_connection_to_a_server_of_a_cluster_that_ends_does_so_too(opens: Open
                     if SOAK or operation.name in ("get", "keys", "increment", "set_many", "update"):
                         await each(net, store, operation, cold=bool(SOAK))
 
+    bounded(main, 600 if SOAK else 60)
+
+
+@both
+def test_a_connection_to_a_pooler_that_ends_does_so_too(
+    opens: Opens, bouncer: servers.PgBouncer, postgres_url: str, table: str, admin: Any
+) -> None:
+    async def main() -> None:
+        with FaultProxy(bouncer.port, "postgresql") as proxy:
+            url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres?table={table}&application_name=by-{table}"
+            net = PoolerNetwork(proxy, url, f"by-{table}", admin, table)
+            async with lifted(opens(url, pool_max=MOST)) as store:
+                for operation in OPERATIONS:
+                    if SOAK or operation.name in ("get", "increment", "update"):
+                        await each(net, store, operation, cold=bool(SOAK))
+
+    kv.open(postgres_url).close()  # there is a table
     bounded(main, 600 if SOAK else 60)
