@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from kv.testing.processes import Process
 
+ROUNDS = {"memory": 20, "sqlite": 5}
+"""As many as take no time to speak of."""
 MIXES = pytest.mark.parametrize("together", [False, True], ids=["each key", "all keys"])
 
 
@@ -26,7 +28,7 @@ MIXES = pytest.mark.parametrize("together", [False, True], ids=["each key", "all
 def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together: bool, soak: Soak) -> None:
     async def main() -> None:
         async with lifted(opens(anywhere)) as store:
-            for seed in soak.seeds(least=5 if anywhere.startswith("memory") else 1):
+            for seed in soak.seeds(ROUNDS.get(anywhere.partition(":")[0], 2)):
                 what = plan(seed, together)
                 await begin(store, seed, what["keys"])
                 calls = await records(store, "", clients=8, calls=20 * MANY, **what)

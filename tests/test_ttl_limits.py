@@ -120,3 +120,10 @@ def test_entries_that_are_copied_in_are_within_the_limits_too() -> None:
         transfer.copy(source, target)
         left = {key: target.ttl(key) or 0 for key in target.keys()}  # noqa: SIM118
         assert 0 < left["short"] < 51 < left["for ever"] < 1_001 < left["long"] < 2_001
+
+
+def test_a_new_entry_that_shall_never_expire_does_not_where_there_is_no_longest_ttl() -> None:
+    with TTLLimits(kv.MemoryStore(), min=0.001) as store:
+        store.update("a", lambda _: b"1", ttl=1_000, ttl_if_new=math.inf)
+        store.increment("b", ttl=1_000, ttl_if_new=math.inf)
+        assert store.ttl("a") == store.ttl("b") == math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from kv.errors import ConfigError, InvalidTTL
@@ -73,9 +74,10 @@ class _Limits:
             created = kwargs["ttl_if_new"]
             if created is None and ttl is not KEEP_TTL:
                 created = ttl
+            created = self._within(created)
             return {
                 "ttl": KEEP_TTL if ttl is KEEP_TTL else self._within(ttl),
-                "ttl_if_new": self._within(created),
+                "ttl_if_new": math.inf if created is None else created,  # None would say: what `ttl` says
             }
         if ttl is KEEP_TTL:  # of compare_and_set, which creates where nothing was expected
             creates = method == "compare_and_set" and args[1] is None
