@@ -339,7 +339,7 @@ def test_a_deadline_counts_from_the_write_and_not_from_when_it_began_to_wait(
 ) -> None:
     with kv.open(postgres_url) as store:
         store.set_many(dict.fromkeys("abcd", b"1"))
-        store.set("gone", b"1", ttl=0.5)
+        store.set("gone", b"1", ttl=1.5)  # long enough for all to begin to wait
     with psycopg.connect(admin.info.dsn) as other:
         other.execute(f"SELECT FROM {table} FOR UPDATE")
 

@@ -57,9 +57,9 @@ _PUT = (
 # large becomes a float in SQLite.
 _NUMBER = "CAST(CAST(value AS TEXT) AS INTEGER)"
 _INCREMENT = (
-    f"UPDATE kv_entries SET value = CAST(CAST({_NUMBER} + ?1 AS TEXT) AS BLOB) WHERE namespace = ?2 AND key = ?3 AND "
-    "(expires_at IS NULL OR expires_at > ?4) AND typeof(value) = 'blob' AND "
-    f"CAST({_NUMBER} AS TEXT) = CAST(value AS TEXT) AND typeof({_NUMBER} + ?1) = 'integer' RETURNING value"
+    f"UPDATE kv_entries SET value = CAST(CAST({_NUMBER} + ? AS TEXT) AS BLOB) WHERE namespace = ? AND key = ? AND "
+    "(expires_at IS NULL OR expires_at > ?) AND typeof(value) = 'blob' AND "
+    f"CAST({_NUMBER} AS TEXT) = CAST(value AS TEXT) AND typeof({_NUMBER} + ?) = 'integer' RETURNING value"
 )
 _RETURNS: Final = sqlite3.sqlite_version_info >= (3, 35)
 _ADD = f"{_PUT} WHERE kv_entries.expires_at <= ?"
@@ -296,7 +296,7 @@ class SQLiteStore(FileStore[Database]):
         amount = check_amount(amount, key)
         key = check_key(key)
         if update_ttl_ms(ttl, ttl_if_new)[0] is KEEP_TTL and _RETURNS:
-            sums = self._db.returned(_INCREMENT, lambda: (amount, self._ns, key, wall_ms()))
+            sums = self._db.returned(_INCREMENT, lambda: (amount, self._ns, key, wall_ms(), amount))
             if sums:
                 return int(sums[0][0])
         return super().increment(key, amount, ttl=ttl, ttl_if_new=ttl_if_new)  # where it is missing, or no integer
