@@ -203,8 +203,9 @@ async def write(url: str, colour: str, lines: list[str], age: int, seed: str) ->
     work = [Line(opened, name, age, random.Random(f"{seed} {age} {name}")).work() for name in lines]
     if colour == "async":
         await asyncio.gather(*work)
-    for one in work:
-        threading.Thread(target=guarded, args=(one,)).start()
+    else:
+        for one in work:
+            threading.Thread(target=guarded, args=(one,)).start()
 
 
 def guarded(work: Any) -> None:

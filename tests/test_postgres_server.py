@@ -5,8 +5,6 @@ The server is this file's own: it is killed, and asks for passwords.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -14,7 +12,6 @@ import psycopg
 import pytest
 import servers
 from programs import python
-from waiting import until
 
 import kv
 from kv.backends.postgres.address import for_asyncpg
@@ -79,70 +76,6 @@ def own() -> Iterator[servers.Postgres]:
     kv.open(f"postgresql://keeper:{PASSWORD}@127.0.0.1:{server.port}/kept").close()
     yield server
     server.close()
-
-
-@pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_server_that_is_killed_and_restarted_under_load(own: servers.Postgres, colour: str) -> None:
-    opens: Callable[..., Any] = kv.open if colour == "sync" else kv.open_async
-    acknowledged: list[str] = []
-    errors: list[BaseException] = []
-    wrong: list[BaseException] = []
-    stop = threading.Event()
-    with kv.open(own.url, table="unlogged", unlogged=True) as cache:
-        cache.set("k", b"v")
-
-    async def writer(store: kv.AsyncStore, who: int) -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            key = f"{colour} {who} {n}"
-            try:
-                if n % 3:
-                    await store.set(key, b"v")
-                else:
-                    await store.update(key, lambda _: b"v")
-                acknowledged.append(key)
-                await store.get(key)
-            except (kv.Unavailable, kv.OutcomeUnknown) as e:
-                errors.append(e)
-                await asyncio.sleep(0.01)
-            except BaseException as e:
-                wrong.append(e)
-                return
-
-    async def main() -> None:
-        store = opens(own.url, pool_max=4)
-        async with lifted(store) as opened:
-            await opened.set("ready", b"")
-            threads: list[threading.Thread] = []
-            tasks: list[asyncio.Task[None]] = []
-            if colour == "sync":
-                threads = [threading.Thread(target=asyncio.run, args=(writer(opened, i),)) for i in range(4)]
-                for thread in threads:
-                    thread.start()
-            else:
-                tasks = [asyncio.create_task(writer(opened, i)) for i in range(4)]
-            for _ in range(3):
-                before = len(acknowledged)
-                await until(lambda before=before: len(acknowledged) > before + 40 or wrong)  # type: ignore[misc]
-                await asyncio.to_thread(own.kill)
-                await asyncio.to_thread(own.start)
-            before = len(acknowledged)
-            await until(lambda: len(acknowledged) > before + 40 or wrong)
-            stop.set()
-            for thread in threads:
-                thread.join()
-            await asyncio.gather(*tasks)
-            assert wrong == []
-            assert errors
-            found = await opened.get_many(acknowledged)
-            assert [key for key in acknowledged if key not in found] == []
-
-    bounded(main, 60)
-    with kv.open(own.url, table="unlogged", unlogged=True) as cache:
-        assert cache.keys() == []
-        cache.set("k", b"v")
-        assert cache.get("k") == b"v"
 
 
 def test_a_lost_commit_is_told_from_what_had_no_effect(own: servers.Postgres) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 import socket
@@ -18,7 +17,7 @@ from waiting import until, wait_for
 
 import kv
 from kv.backends.redis.server import Server
-from kv.testing.suite import LONG, Lifted, bounded, lifted
+from kv.testing.suite import LONG, bounded, lifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -298,67 +297,6 @@ def test_a_server_of_a_cluster_is_none_by_itself(opens: Opens) -> None:
 
 
 # killed
-
-
-KINDS: list[Callable[[kv.AsyncStore, str], Any]] = [
-    lambda s, key: s.set(key, b"v"),
-    lambda s, key: s.update(key, lambda _: b"v"),
-    lambda s, key: s.set_many({key: b"v", f"{key} too": b"v"}, ttl=LONG),
-    lambda s, key: s.increment(key, ttl_if_new=LONG),
-]
-
-
-@both
-def test_a_server_that_is_killed_and_restarted_under_load_keeps_what_it_has_acknowledged(opens: Opens) -> None:
-    own = servers.own_redis(appendonly="yes", appendfsync="always")
-    acknowledged: list[str] = []
-    errors: list[BaseException] = []
-    wrong: list[BaseException] = []
-    stop = threading.Event()
-
-    async def write(store: kv.AsyncStore, who: int) -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            key = f"{who} {n}"
-            try:
-                await KINDS[n % len(KINDS)](store, key)
-                acknowledged.append(key)
-                await store.get(key)
-            except (kv.Unavailable, kv.OutcomeUnknown) as e:
-                errors.append(e)
-                await asyncio.sleep(0.01)
-            except BaseException as e:
-                wrong.append(e)
-                return
-
-    async def main() -> None:
-        async with lifted(opens(own.url, pool_max=3)) as store:
-            sync = isinstance(store, Lifted)
-            work = [
-                asyncio.to_thread(asyncio.run, write(store, who)) if sync else write(store, who) for who in range(4)
-            ]
-            tasks = [asyncio.ensure_future(one) for one in work]
-
-            async def more() -> None:
-                before = len(acknowledged)
-                await until(lambda: len(acknowledged) > before + 40 or wrong)
-
-            for _ in range(3):
-                await more()
-                await asyncio.to_thread(own.kill)
-                await until(lambda: errors)
-                await asyncio.to_thread(own.start)
-            await more()
-            stop.set()
-            await asyncio.gather(*tasks)
-            assert wrong == []
-            found = await store.get_many(acknowledged)
-            assert [key for key in acknowledged if key not in found] == []
-            assert await store.verify() == []
-
-    with contextlib.closing(own):
-        bounded(main, 60)
 
 
 @both

@@ -1,15 +1,11 @@
-"""What fork, kill and the end of the interpreter leave of a SQLite store."""
+"""What fork and the end of the interpreter leave of a SQLite store."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from programs import child_inside_an_update, children, python
-
-import kv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,38 +119,6 @@ def test_two_threads_fork_at_once(path: Path) -> None:
         """,
         path,
     )
-
-
-def test_acknowledged_writes_survive_kill(path: Path) -> None:
-    code = """
-        import os, signal, sys, kv
-        store = kv.SQLiteStore(sys.argv[1])
-        done = 0
-        while True:
-            n = store.increment("n")
-            store.set_many({f"a{n % 7}": b"%d" % n, f"b{n % 7}": b"%d" % n})
-            sys.stdout.write(f"{n}\\n"); sys.stdout.flush()
-    """
-    import textwrap
-
-    last = 0
-    for _ in range(8):
-        with subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), path], stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout
-            for _ in range(25):
-                last = int(child.stdout.readline())
-            child.kill()
-            rest = child.stdout.read().split()
-        last = int(rest[-1]) if rest and rest[-1].isdigit() and int(rest[-1]) > last else last
-        with kv.SQLiteStore(path) as store:
-            n = int(store.get("n", b"0"))
-            assert last <= n <= last + 1
-            for i in range(7):
-                assert store.get(f"a{i}") == store.get(f"b{i}")  # all of a set_many, or nothing
-            assert store.verify() == []
-            last = n
 
 
 @pytest.mark.parametrize("how", ["", "store.close()", "raise SystemExit", "import os; os._exit(0)"])
