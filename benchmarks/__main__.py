@@ -1,4 +1,5 @@
-"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [million] [copy]`: what is named, or all but the last four."""
+"""`python -m benchmarks [--quick] [memory] [layers] [sqlite] [postgres] [redis] [import] [anatomy] [crowds] [million] [copy]
+[workloads] [growth] [report]`: what is named, or all but the last seven."""
 
 from __future__ import annotations
 
@@ -7,7 +8,21 @@ import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from . import anatomy, copying, crowds, importing, layers, memory, million, postgres, redis, sqlite
+from . import (
+    anatomy,
+    copying,
+    crowds,
+    growth,
+    importing,
+    layers,
+    memory,
+    million,
+    postgres,
+    redis,
+    report,
+    sqlite,
+    workloads,
+)
 from .harness import console
 
 PARTS = {
@@ -18,7 +33,15 @@ PARTS = {
     "postgres": postgres.run,
     "redis": redis.run,
 }
-MORE = {"anatomy": anatomy.run, "crowds": crowds.run, "million": million.run, "copy": copying.run}
+MORE = {
+    "anatomy": anatomy.run,
+    "crowds": crowds.run,
+    "million": million.run,
+    "copy": copying.run,
+    "workloads": workloads.run,
+    "growth": growth.run,
+    "report": report.run,
+}
 
 
 def main() -> None:

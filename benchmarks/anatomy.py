@@ -120,7 +120,8 @@ def memory(rounds: int) -> dict[str, dict[str, float]]:
 
 def sqlite(rounds: int) -> dict[str, dict[str, float]]:
     """Of the SQLite store."""
-    from kv.backends.sqlite.store import _GET, _past
+    from kv.backends.sqlite.store import _GET
+    from kv.expiry import wall_past
 
     with tempfile.TemporaryDirectory() as folder, kv.SQLiteStore(f"{folder}/a.db") as store:
         store.set_many(dict.fromkeys(KEYS, VALUE))
@@ -131,7 +132,7 @@ def sqlite(rounds: int) -> dict[str, dict[str, float]]:
         pieces: Pieces = {
             "get": store.get,
             "validation: check_key": check_key,
-            "the deadline, where there is one": lambda _: _past(soon),
+            "the deadline, where there is one": lambda _: wall_past(soon),
             "sqlite3's execute and fetchone": lambda key: connection.execute(_GET, (store._ns, key)).fetchone(),
         }
         micros = timed(pieces, rounds)

@@ -31,6 +31,7 @@ from .typed import typed
 from .url import Backend, open, open_async
 
 if TYPE_CHECKING:
+    from .backends.lmdb import AsyncLMDBStore, LMDBStore
     from .backends.memory import AsyncMemoryStore, MemoryStore
     from .backends.postgres import AsyncPostgresStore, PostgresStore
     from .backends.redis import AsyncRedisStore, RedisStore
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KEEP_TTL",
     "TTL",
+    "AsyncLMDBStore",
     "AsyncMemoryStore",
     "AsyncPostgresStore",
     "AsyncRedisStore",
@@ -61,6 +63,7 @@ __all__ = [
     "KVError",
     "KeepTTL",
     "KeyNotFound",
+    "LMDBStore",
     "MemoryStore",
     "NotAnInteger",
     "OutcomeUnknown",
@@ -81,11 +84,13 @@ __all__ = [
 ]
 
 _lazy = {
+    "AsyncLMDBStore": "backends.lmdb",
     "AsyncMemoryStore": "backends.memory",
     "AsyncPostgresStore": "backends.postgres",
     "AsyncRedisStore": "backends.redis",
     "AsyncSQLiteStore": "backends.sqlite",
     "AsyncTypedStore": "typedstore",
+    "LMDBStore": "backends.lmdb",
     "MemoryStore": "backends.memory",
     "PostgresStore": "backends.postgres",
     "RedisStore": "backends.redis",

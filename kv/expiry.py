@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
-from .errors import InvalidTTL
+from .errors import CorruptData, InvalidTTL
 
 __all__ = ["KEEP_TTL", "TTL", "KeepTTL"]
 
@@ -74,3 +74,19 @@ def update_ttl_ms(ttl: TTL | Keep, ttl_if_new: TTL) -> Ages:
 def wall_ms() -> int:
     """The wall clock, in whole milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def wall_until(ms: int | None) -> int | None:
+    """Give the deadline of what lives so many milliseconds from now on, by the wall clock; None: for ever."""
+    return None if ms is None else wall_ms() + ms
+
+
+def wall_past(expires_at: int | None) -> bool:
+    """Give whether a deadline has come, by the wall clock, or raise `CorruptData` where it is none."""
+    try:
+        return expires_at is not None and wall_ms() >= expires_at
+    except TypeError as e:
+        raise CorruptData(
+            "a deadline is of a type that nobody has written: the file is damaged; restore a backup, or see what "
+            "`kv verify` names"
+        ) from e

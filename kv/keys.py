@@ -156,7 +156,8 @@ class Glob:
     """A compiled pattern: `*`, `?`, `[abc]`, `[a-z]`, `[!a]`; a backslash outside a class escapes the next character.
 
     `]` first in a class, `^` anywhere, an unclosed `[` and a final backslash are themselves. Over the whole key,
-    case-sensitive, in time linear in key times pattern.
+    case-sensitive, in time linear in key times pattern; a pattern that only what is longer than a key could match is
+    not even compiled, so that one of any length costs no more than reading it.
 
     Attributes:
         head: the literal text that every match begins with.
@@ -166,20 +167,26 @@ class Glob:
     __slots__ = ("head", "matches")
 
     def __init__(self, pattern: str) -> None:
-        self.head, (first, *rest) = _parse(pattern)
+        self.head, (first, *rest), least = _parse(pattern)
+        if least > MAX_KEY:
+            self.matches: Callable[[str], bool] = lambda _: False
+            return
         # Each part between two stars is matched at its leftmost place and never tried again elsewhere (an atomic
         # group): that is complete for globs, and it is what keeps the time bounded.
-        regex = first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + "".join(f".*{part}" for part in rest[-1:])
+        regex = (
+            first + "".join(f"(?>.*?{part})" for part in rest[:-1] if part) + "".join(f".*{part}" for part in rest[-1:])
+        )
         fullmatch = re.compile(regex, re.DOTALL).fullmatch
-        self.matches: Callable[[str], bool] = lambda key: fullmatch(key) is not None
+        self.matches = lambda key: fullmatch(key) is not None
 
 
-def _parse(pattern: str) -> tuple[str, list[str]]:
-    """Give the literal head, and regular expressions for the parts between the stars."""
+def _parse(pattern: str) -> tuple[str, list[str], int]:
+    """Give the literal head, regular expressions for the parts between the stars, and how long a match is at least."""
     head, in_head = "", True
     parts = [""]
-    i = 0
-    while i < len(pattern):
+    i = least = 0
+    while i < len(pattern) and least <= MAX_KEY:
+        least += pattern[i] != "*"
         char = pattern[i]
         i += 1
         if char == "*":
@@ -197,7 +204,7 @@ def _parse(pattern: str) -> tuple[str, list[str]]:
             head += char if in_head else ""
             continue
         in_head = False
-    return head, parts
+    return head, parts, least
 
 
 def _char_class(body: str) -> str:
@@ -267,6 +274,10 @@ class Listing:
     def empty(self) -> bool:
         """Whether nothing can match, so that there is no need to ask."""
         return self.limit == 0 or (self.stop is not None and self.start >= self.stop)
+
+    def first(self, page: int) -> int:
+        """Give how many entries to read at first: a page, or as many as are asked for, where each in the range is given."""
+        return page if self.limit is None or self.matches else min(page, self.limit)
 
     def pick(self, keys: Iterable[str]) -> list[str]:
         """Of the sorted keys between `start` and `stop`, those asked for. Reads no further than it must."""

@@ -8,7 +8,7 @@ import json
 from typing import Any, Final, NoReturn, TypeAlias
 
 from .errors import CorruptData, InvalidKey
-from .keys import check_key, check_path
+from .keys import check_key, check_path, shown
 from .store import Record
 
 __all__ = ["Reader", "Writer", "decode_value", "encode_value"]
@@ -175,7 +175,9 @@ class Reader:
 
     def _entry(self, fields: dict[str, Any]) -> tuple[Path, Record]:
         if not fields.keys() <= _FIELDS:
-            self._bad(f"unknown fields: {', '.join(sorted(map(repr, fields.keys() - _FIELDS)))}")
+            unknown = sorted(fields.keys() - _FIELDS)
+            more = f", and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+            self._bad(f"unknown fields: {', '.join(map(shown, unknown[:5]))}{more}")
         path = self._path(fields["namespace"]) if "namespace" in fields else ()
         expires_at = fields.get("expires_at")
         try:
@@ -189,7 +191,7 @@ class Reader:
             self._bad(str(e), e)
         here = (path, key)
         if here <= self.last:
-            self._bad(f"the key {key!r} {'stands twice' if here == self.last else 'is not in order'}")
+            self._bad(f"the key {shown(key)} {'stands twice' if here == self.last else 'is not in order'}")
         self.last = here
         self.entries += 1
         return path, Record(key, value, expires_at)

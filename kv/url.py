@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "open", "open_async"]
 
 _BUILT_IN: Final = {
+    "lmdb": "kv.backends.lmdb:BACKEND",
     "memory": "kv.backends.memory:BACKEND",
     "postgres": "kv.backends.postgres:BACKEND",
     "postgresql": "kv.backends.postgres:BACKEND",
@@ -33,6 +34,13 @@ _BUILT_IN: Final = {
     "unix": "kv.backends.redis:BACKEND",
 }
 _EXAMPLES: Final = "memory://, sqlite:///app.db (relative), sqlite:////var/lib/app.db (absolute), postgresql://user:password@host/database, redis://host:6379/0"
+_HIDDEN: Final = "(?:pass(?!file)|secret|token|key)"
+"""What the name of a parameter holds whose value is not shown."""
+_HOSTS: Final = (
+    r"(?:(?:\[[0-9A-Fa-f:.]*(?:%[\w.-]*)?\]|[^:/?#@,\[]*)(?::[0-9]+)?(?:,|(?=[/?#]|\Z)))+"
+    r"(?:/[^?#@]*)?(?:\Z|\?(?![^=&]*@)|#(?![^@]*@))"
+)
+"""What stands behind the `://` where there is neither user nor password."""
 
 
 class URLStore(Protocol):
@@ -76,11 +84,33 @@ def open_async(url: str | None = None, **options: object) -> AsyncStore:
 
 
 def hide(url: str) -> str:
-    """Give the URL with its passwords hidden, for messages."""
-    url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:|[^:/?#@]*:(?!/))[^?#]*@", r"\1***@", url)
-    # a ? or a # in a password should not stand there as it is, and does
-    url = re.sub(r"^([^:/?#]*:/+[^:/?#@]*:)(?!\d+/|\*\*\*@)[^@]*[?#].*@", r"\1***@", url)
-    return re.sub(r"([?&][^=&]*(?:pass(?!file)|secret|token|key)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+    """Give the URL with its passwords hidden, for messages; also where it is none, or not written as it should be."""
+    scheme, found, rest = url.partition("://")
+    if not found:  # libpq's other form, `host=... password=...`
+        form = rf"({_HIDDEN}\w*\s*=\s*)('(?:[^'\\]|\\.)*'?|\S+)"
+        scheme, rest = "", re.sub(form, r"\1***", url, flags=re.IGNORECASE | re.DOTALL)
+    rest = re.sub(rf"([?&][^=&]*{_HIDDEN}[^=&]*=)[^&]*", r"\1***", rest, flags=re.IGNORECASE)
+    begin, end = _password(rest, found)
+    return scheme + found + rest[:begin] + "***" * (begin < end) + rest[end:]
+
+
+def _password(rest: str, found: str) -> tuple[int, int]:
+    """Where the password is, behind the `://` if that was found. Nowhere is (0, 0)."""
+    user = re.match(r"[^:/?#@]*:" if found else r"(?:[^:/?#]*:/)?[^:/?#@]*:", rest)
+    if not user or (found and re.match(_HOSTS, rest)):
+        return 0, 0
+    end = rest[: _end(r"[?#]", rest)].rfind("@")
+    if end < 0:  # a ? or a # in a password should not stand there as it is, and does
+        end = rest.rfind("@")
+    if end < 0 and found:  # so does a password without a host
+        end = _end(r"[/?#]", rest)
+    return (user.end(), end) if end > user.end() else (0, 0)
+
+
+def _end(sign: str, text: str) -> int:
+    """Where the first such sign stands; the length where there is none."""
+    found = re.search(sign, text)
+    return found.start() if found else len(text)
 
 
 def unquoted_path(text: str) -> str:
@@ -186,18 +216,18 @@ def _parsed(
 
     They are the store's own, and those of wrappers around it.
     """
-    from urllib.parse import parse_qsl, quote, urlencode
+    from urllib.parse import quote, urlencode
 
     base, _, query = text.partition("?")
     passed = getattr(cls, "url_parameters", ())
     given: dict[str, object] = {}
     rest = []
-    try:
-        # libpq, whose parameters may stand there too, takes a plus as it is
-        pairs = parse_qsl(query.replace("+", "%2B") if passed else query, keep_blank_values=True, errors="strict")
-    except ValueError as e:  # two names that differ in what is no UTF-8 must not become one
-        raise ConfigError(f"what stands after the ? in {hide(text)} is not UTF-8, percent-encoded") from e
-    if any("@" in name for name, _ in pairs):
+    # libpq, whose parameters may stand there too, takes a plus as it is
+    pairs = _pairs(query.replace("+", "%2B") if passed else query)
+    if pairs is None:
+        raise ConfigError(f"what stands after the ? in {hide(text)} is not UTF-8, percent-encoded")
+    behind = text.partition("://")[2]
+    if "?" in behind[slice(*_password(behind, "://"))] or any("@" in name for name, _ in pairs):
         raise ConfigError(f"{hide(text)}: a ? in a user's name or a password is %3F in a URL")
     for name, value in pairs:
         if name in passed:
@@ -214,3 +244,17 @@ def _parsed(
     checked = _options.checked(given, known, f"{text.partition('://')[0]}://")
     outer = {name: checked.pop(name) for name in given.keys() - own.keys()}
     return base + ("?" + urlencode(rest, quote_via=quote) if rest else ""), checked, outer
+
+
+def _pairs(query: str) -> list[tuple[str, str]] | None:
+    """Read a query; None where something is no UTF-8: two names that differ in that must not become one.
+
+    What is raised then holds the value, which may be a password, and goes no further.
+    """
+    from urllib.parse import parse_qsl
+
+    try:
+        query.encode()
+        return parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError:
+        return None

@@ -129,7 +129,7 @@ def if_equal(expected: bytes | None, value: bytes | None) -> OwnFn:
     return fn
 
 
-def plus(amount: int, key: str) -> OwnFn:
+def plus(amount: int, key: str) -> Callable[[bytes | None], bytes]:
     """What `increment` does."""
 
     def fn(current: bytes | None) -> bytes:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import servers
+from histories import MANY, SOAK, Soak, started
 from redis import Redis, RedisCluster
 
 import kv
 from kv import transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
+
+    from kv.testing.processes import Process
 
     Admin = psycopg.Connection[tuple[object, ...]]
 
@@ -38,6 +42,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def path(tmp_path: Path) -> Path:
     """Where a SQLite file may be made."""
     return tmp_path / "app.db"
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """The same, of one that is opened a thousand times and never outlives its kernel: in memory, if that has folders."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        yield Path(folder) / "app.db"
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "redis", "cluster"])
@@ -200,3 +211,46 @@ def cluster_url(cluster: servers.Server, cluster_admins: list[Redis]) -> Iterato
     """Where a new, empty store may be made in a Redis Cluster."""
     with _empty(cluster.url, cluster_admins) as url:
         yield url
+
+
+_soaked: list[Soak] = []
+
+
+@pytest.fixture(scope="session")
+def _processes() -> Iterator[list[Process]]:
+    processes = started(["sync", "sync", "async", "async"] * MANY)
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
+def crew(_processes: list[Process]) -> list[Process]:
+    """Processes that call a store, of both colours, each twice at least."""
+    for i, process in enumerate(_processes):
+        if process.ended():  # killed, as it took too long in another test
+            [_processes[i]] = started([process.colour])
+    return _processes
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> Soak:
+    """Says how often a test does what it does, and keeps its figures."""
+    _soaked.append(Soak(request.node.name))
+    return _soaked[-1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    part = item.funcargs.get("soak")
+    if report.failed and isinstance(part, Soak):
+        report.sections.append(("seed", f"KV_SEED={part.seed} makes these calls again"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for part in _soaked if SOAK else ():
+        terminalreporter.write_line(str(part))

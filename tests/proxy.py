@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """A way to a port of this machine, in `with`.
+    """A way to a port, in `with`.
 
     Attributes:
         lose: how many of the next answers are lost, each with its connection: the server has done what it was told, and
@@ -28,8 +28,8 @@ class Proxy:
     hold = 0
     port = 0
 
-    def __init__(self, to: int, certificate: str | None = None) -> None:
-        self._to = to
+    def __init__(self, to: int, certificate: str | None = None, host: str = "127.0.0.1") -> None:
+        self._to = host, to
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
         if self._tls and certificate:
             self._tls.load_cert_chain(certificate)
@@ -69,7 +69,7 @@ class Proxy:
         self._ways.add(asyncio.current_task())
         outs, ends = [near_out], [asyncio.create_task(self._until(self._over))]
         try:
-            far, far_out = await asyncio.open_connection("127.0.0.1", self._to)
+            far, far_out = await asyncio.open_connection(*self._to)
             outs.append(far_out)
             ends.append(asyncio.create_task(self._carry(near, far_out, answers=False)))
             ends.append(asyncio.create_task(self._carry(far, near_out, answers=True)))

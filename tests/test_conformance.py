@@ -19,6 +19,8 @@ STORES: dict[str, Callable[[Path, str], Any]] = {
     "async memory": lambda _, __: kv.open_async("memory://"),
     "sqlite": lambda path, durability: kv.SQLiteStore(path / "kv.db", durability=durability),
     "async sqlite": lambda path, durability: kv.open_async(f"sqlite:///{path}/kv.db?durability={durability}"),
+    "lmdb": lambda path, durability: kv.LMDBStore(path / "kv.lmdb", durability=durability),
+    "async lmdb": lambda path, durability: kv.open_async(f"lmdb:///{path}/kv.lmdb?durability={durability}"),
     "sqlite in memory": lambda _, __: kv.open("sqlite://"),
     "async sqlite in memory": lambda _, __: kv.open_async("sqlite://"),
     "tiny": lambda _, __: TinyStore(),
@@ -68,6 +70,12 @@ class TestSQLiteProcesses(ProcessConformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/kv.db"
+
+
+class TestLMDBProcesses(ProcessConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"lmdb:///{tmp_path}/kv.lmdb"
 
 
 class TestPostgresProcesses(ProcessConformance):

@@ -164,6 +164,31 @@ def test_no_pattern_takes_for_ever(pattern: str) -> None:
     assert not Glob(pattern).matches("a" * 2_048)
 
 
+def test_a_pattern_of_any_length_is_compiled_only_if_a_key_may_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    compile_ = re.compile
+    monkeypatch.setattr("kv.keys.re.compile", lambda regex, flags: compiled.append(regex) or compile_(regex, flags))  # type: ignore[func-returns-value]
+    for pattern in ("a" * 10**6, "[" * 10**6, "[!" * 10**6, "*a" * 10**6, "?" * 10**6, "[a]*" * 10**6, "\\*" * 10**6):
+        assert not Glob(pattern).matches("a" * 2_048)
+    assert compiled == []
+    assert Glob("*" * 10**6 + "b").matches("ab")
+    assert Glob("?*" * 2_048).matches("a" * 2_048)
+    assert Glob("a" * 2_048).matches("a" * 2_048)
+    assert max(map(len, compiled)) < 40_000
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 9 + "*", "[a-z]*?" * 5 + "[!b]", "*[]]*[!-a-z]*\\**", "**?**"])
+def test_no_part_of_a_pattern_can_be_tried_in_more_ways_than_there_are_places(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regexes: list[str] = []
+    compile_ = re.compile
+    monkeypatch.setattr("kv.keys.re.compile", lambda regex, flags: regexes.append(regex) or compile_(regex, flags))  # type: ignore[func-returns-value]
+    Glob(pattern)
+    # each repetition but the last is alone in a group that is never entered again, and none is inside another
+    assert re.fullmatch(r"[^*]*(\(\?>\.\*\?[^*]*\))*(\.\*[^*]*)?", regexes[0].replace("\\*", ""))
+
+
 @given(st.lists(KEYS), KEYS | st.just(""), st.none() | GLOBS, st.none() | KEYS, st.none() | st.integers(0, 5))
 def test_a_listing_picks_what_was_asked_for(
     keys: list[str], prefix: str, match: str | None, after: str | None, limit: int | None

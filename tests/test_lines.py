@@ -217,6 +217,36 @@ def test_a_number_past_what_python_parses_is_refused(memory: kv.Store) -> None:
     assert "not JSON" in refused(memory, signed('{"key":"a","value":"b","expires_at":' + "9" * 5_000 + "}"), line=2)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(
+            '"x":' + "[" * 100_000 + "]" * 100_000,
+            '"x":' + '{"a":' * 100_000 + "1" + "}" * 100_000,
+            '"x":' + "9" * 10**6,
+        ),
+        *('"expires_at":1e999999999', '"expires_at":Infinity', '"expires_at":1e5', '"expires_at":-0'),
+        *(",".join(f'"f{n}":1' for n in range(50_000)), '"' + "f" * 10**6 + '":1', '"\\ud800":1'),
+        *(
+            '"namespace":[' + '"a",' * 50_000 + '"a"]',
+            '"namespace":["' + "n" * 10**6 + '"]',
+            '"key":"' + "k" * 10**6 + '"',
+        ),
+        '"key":"' + "k" * 2_048 + '","namespace":["' + '","'.join(["n" * 255] * 4) + '"],"x":1',
+    ],
+    ids=lambda more: f"{more[:20]}, {len(more):,} characters",
+)
+def test_a_line_made_to_hurt_is_refused_in_few_words(memory: kv.Store, more: str) -> None:
+    said = refused(memory, signed('{"key":"a","value":"b",' + more + "}"), line=2)
+    assert len(said) < 600
+
+
+def test_an_entry_that_is_not_in_order_is_named_in_few_words(memory: kv.Store) -> None:
+    said = refused(memory, signed({"key": "b", "value": ""}, {"key": "a" * 2_048, "value": ""}), line=3)
+    assert "not in order" in said
+    assert len(said) < 300
+
+
 def test_a_path_that_gets_too_long_below_the_store_changes_nothing(memory: kv.Store) -> None:
     deep = at(memory, ["x" * 250] * 3)
     data = signed({"key": "a", "value": "b"}, {"namespace": ["y" * 250, "z" * 100], "key": "a", "value": "b"})

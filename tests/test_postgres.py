@@ -14,7 +14,7 @@ from waiting import until
 
 import kv
 from kv.backends.postgres.rows import CHUNK_BYTES
-from kv.keys import fnv1a_64
+from kv.keys import Listing, fnv1a_64
 from kv.testing.suite import bounded, lifted
 
 if TYPE_CHECKING:
@@ -294,6 +294,22 @@ def test_a_table_that_is_another_one_is_refused_and_left_alone(
         assert words in str(caught.value)
     assert columns(admin, table) == before
     assert admin.execute(f"SELECT key FROM {table}").fetchall() == [("k",)]
+
+
+def test_a_page_reads_what_it_gives_and_not_all_under_its_prefix(postgres_url: str, admin: Admin) -> None:
+    store: Any
+    with kv.open(postgres_url) as store:
+        store.set_many({f"{side}{n}": b"" for n in range(3_000) for side in "az"})
+        store.compact()  # which tells the planner that there is nothing between them
+        store.set_many({f"m{n}": b"" for n in range(10_000)})
+        bounds, arguments = store._rows.range(Listing("m"))
+        sql = f"EXPLAIN (ANALYZE, FORMAT JSON) {store._sql.keys(10, bounds)}"
+    row: Any = psycopg.RawCursor(admin).execute(sql, arguments).fetchone()
+
+    def rows(plan: dict[str, Any]) -> list[float]:
+        return [plan["Actual Rows"], *(number for part in plan.get("Plans", ()) for number in rows(part))]
+
+    assert max(rows(row[0][0]["Plan"])) < 100
 
 
 def test_without_listing_there_is_no_index_for_it_and_everything_works(

@@ -73,6 +73,7 @@ PASSWORD = quote("s3 cr#t@/?", safe="")
 def own() -> Iterator[servers.Postgres]:
     server = servers.own_postgres(hba="host all keeper 127.0.0.1/32 scram-sha-256")
     with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SET password_encryption = 'scram-sha-256'")  # before PostgreSQL 14 it was md5
         connection.execute("CREATE ROLE keeper LOGIN PASSWORD 's3 cr#t@/?'")
         connection.execute("CREATE DATABASE kept OWNER keeper")
     kv.open(f"postgresql://keeper:{PASSWORD}@127.0.0.1:{server.port}/kept").close()

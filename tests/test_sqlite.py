@@ -47,6 +47,8 @@ def test_durability_is_the_engines(path: Path, durability: str, level: int) -> N
     with kv.open(f"sqlite:///{path}?durability={durability}") as store:
         assert isinstance(store, kv.SQLiteStore)
         store.get("k")
+        assert len(store._db.every) == 1  # who writes reads by the same connection, and keeps what it has read
+        store.update("k", lambda _: store.get("k", b""))
         for connection in store._db.every:
             assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
         assert len(store._db.every) == 2  # the writer's, and a reader's
@@ -167,7 +169,7 @@ def test_a_file_that_was_removed_is_not_made_anew(path: Path) -> None:
         store.set("k", b"v")
         path.unlink()
         with pytest.raises(kv.Unavailable, match="has been removed or replaced since it was opened; open it again"):
-            store.get("k")
+            store.update("k", lambda _: store.get("k"))  # which needs a second connection
         assert not path.exists()
 
 
@@ -195,6 +197,37 @@ def test_an_interrupted_read_keeps_no_state_of_the_file(store: kv.SQLiteStore) -
     store.set("k1", b"new")
     assert store.get("k1") == b"new"
     del kept
+
+
+def test_a_write_leaves_a_reader_its_connection_and_its_state_of_the_file(store: kv.SQLiteStore) -> None:
+    store.set("k", b"old")
+    db = store._db
+    first = db.writer
+
+    def read(cursor: sqlite3.Cursor) -> list[tuple[bytes]]:
+        assert cursor.connection is first
+        store.set("k", b"new")
+        assert db.writer is not first
+        assert store.get("k") == b"new"
+        with pytest.raises(ZeroDivisionError):
+            store.update("k", lambda _: b"%d" % (1 // 0))
+        return cursor.fetchall()
+
+    assert db.fetch("SELECT value FROM kv_entries UNION ALL SELECT value FROM kv_entries", (), read) == [(b"old",)] * 2
+    assert {*db.idle} == {*db.every} == {first, db.writer}
+    store.set("k", b"newer")
+    assert {*db.idle} == {*db.every} == {first, db.writer}
+
+
+def test_a_writer_that_an_interrupt_has_lost_is_replaced(store: kv.SQLiteStore, path: Path) -> None:
+    lost = store._db.whole()
+    for begin in ("SELECT 1", "BEGIN IMMEDIATE"):  # or it is taken back, where it keeps others out
+        lost.execute(begin)
+        store.set("k", b"v")
+        assert store.get("k") == b"v"
+        (lost,) = store._db.idle
+        store._db.idle.clear()
+        assert raw(path, "BEGIN IMMEDIATE", "SELECT key FROM kv_entries") == [("k",)]  # no lock is left
 
 
 def test_what_an_interrupted_rollback_has_left_is_rolled_back(store: kv.SQLiteStore, path: Path) -> None:

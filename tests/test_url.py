@@ -83,9 +83,9 @@ def test_kv_url_is_read_when_there_is_no_url(monkeypatch: pytest.MonkeyPatch) ->
         (
             "sqllite:///app.db",
             {},
-            "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: memory, postgres, postgresql, redis, redis+cluster, rediss, rediss+cluster, sqlite, unix",
+            "unknown scheme 'sqllite'. Did you mean 'sqlite'? Known: lmdb, memory, postgres, postgresql, redis, redis+cluster, rediss, rediss+cluster, sqlite, unix",
         ),
-        ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: memory"),
+        ("mongodb://u:pw@h", {}, "unknown scheme 'mongodb'. Known: lmdb, memory"),
         ("sqlite://app.db", {}, "three slashes, sqlite:///app.db"),
         ("memory://here", {}, "neither"),
         ("memory://u:pw@h", {}, "memory://u:***@h names a host"),
@@ -149,6 +149,19 @@ def test_off_is_off() -> None:
         ("postgresql://u:s3?cret@h/db", "postgresql://u:***@h/db"),
         ("postgresql://u:s3#cret@h/db", "postgresql://u:***@h/db"),
         ("postgresql://h:5432/db?options=a@b", "postgresql://h:5432/db?options=a@b"),
+        ("postgresql://h:5432,[::1]:5433/db?options=a@b", "postgresql://h:5432,[::1]:5433/db?options=a@b"),
+        ("postgresql://h:5432?options=a@b", "postgresql://h:5432?options=a@b"),
+        ("postgresql://u:1?s3cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:s3?x=cret@h/db?a=b", "postgresql://u:***@h/db?a=b"),
+        ("postgresql://u\n[:s3\ncret@h/db", "postgresql://u\n[:***@h/db"),
+        ("postgresql://u:s3cret", "postgresql://u:***"),  # the host was forgotten
+        ("redis://:s3cret/0", "redis://:***/0"),
+        ("redis+cluster://a:6379,b:6379?socket_timeout=5", "redis+cluster://a:6379,b:6379?socket_timeout=5"),
+        ("redis+cluster://1,u::1,h:2?s3@cret@h", "redis+cluster://1,u:***@h"),
+        ("host=h port=5 password=s3cret user=u", "host=h port=5 password=*** user=u"),
+        (r"host=h PassWord = 's3 c\'ret' user=u", "host=h PassWord = *** user=u"),
+        ("sqlite:///a:b.db", "sqlite:///a:b.db"),
+        ("C:\\app.db", "C:\\app.db"),
     ],
 )
 def test_passwords_are_hidden(url: str, shown: str) -> None:
@@ -170,7 +183,7 @@ def test_another_package_adds_a_scheme(monkeypatch: pytest.MonkeyPatch, tmp_path
         kv.open_async("third://")
     with pytest.raises(ConfigError, match=r"fourth:// is opened by third-kv.*: No module named 'fourth_driver'\. Its"):
         kv.open("fourth://")
-    with pytest.raises(ConfigError, match=r"Known: fourth, memory, postgres, .*, redis, .*, third"):
+    with pytest.raises(ConfigError, match=r"Known: fourth, lmdb, memory, postgres, .*, redis, .*, third"):
         kv.open("thrd+x://")
 
 

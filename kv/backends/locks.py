@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -9,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+def nap(waited: float) -> None:
+    """Sleep before asking again for what other processes hold: shortly, and by chance, whoever has waited how long."""
+    time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
 
 
 def holding(lock: threading.RLock, seconds: float, work: Callable[[bool], T]) -> T:

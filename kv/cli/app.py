@@ -44,6 +44,8 @@ def run(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a character that the terminal has not is no error
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # an answer that is no text is not yes
     if instruction := os.environ.get("_KV_COMPLETE"):
         from click.shell_completion import shell_complete
 

@@ -108,7 +108,7 @@ def ddl(place: Place) -> None:
 @click.argument("path")
 @at_place
 def backup(place: Place, path: str) -> None:
-    """Copy a SQLite store to a file while it is in use.
+    """Copy a SQLite or LMDB store while it is in use.
 
     \b
       kv backup app-backup.db --url sqlite:///app.db

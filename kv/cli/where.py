@@ -65,9 +65,9 @@ class Place(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        """The real path of a SQLite file; None for everything else."""
+        """The real path of a store in a file; None for everything else."""
         scheme, _, rest = self.url.partition("?")[0].partition("://")
-        if scheme.lower() != "sqlite" or not rest.startswith("/") or rest in ("/", "/:memory:"):
+        if scheme.lower() not in ("sqlite", "lmdb") or not rest.startswith("/") or rest in ("/", "/:memory:"):
             return None
         return os.path.realpath(urls.unquoted_path(rest[1:]))
 

@@ -21,11 +21,11 @@ NEVER = "{t}never"
 class Process:
     """A process that does one job after another, see `worker`."""
 
-    def __init__(self, colour: str) -> None:
+    def __init__(self, colour: str, module: str = "kv.testing.worker") -> None:
         self.colour = colour
         path = os.pathsep.join(filter(None, sys.path))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kv.testing.worker"],
+        self._process = subprocess.Popen(  # noqa: S603 - a module of whoever tests
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},

@@ -356,6 +356,8 @@ class Updates(Suite):
             await store.set(A, value, ttl=LONG)
             for amount in (0, 1, -1):
                 with raises(NotAnInteger, value[:30]):
+                    await store.increment(A, amount)
+                with raises(NotAnInteger, value[:30]):
                     await store.increment(A, amount, ttl=None)
             assert await store.get(A) == value
             assert (await store.ttl(A) or 0) <= LONG
@@ -364,6 +366,8 @@ class Updates(Suite):
         rows = [(MAX, 1), (MIN, -1), (MAX, MAX), (MIN, MIN), (1, MAX), (-2, MIN + 1), (MAX - 1, 2)]
         for there, amount in rows:
             await store.set(A, b"%d" % there, ttl=LONG)
+            with raises(IntegerOverflow, (there, amount)):
+                await store.increment(A, amount)
             with raises(IntegerOverflow, (there, amount)):
                 await store.increment(A, amount, ttl=None)
             assert await store.get(A) == b"%d" % there

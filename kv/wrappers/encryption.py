@@ -192,7 +192,8 @@ def _decoded(text: str, where: str) -> bytes:
         digits = text.rstrip("=")
     digits = digits.translate(str.maketrans(" +/", "--_"))
     try:
-        if not digits.replace("-", "").replace("_", "").isalnum():  # what the decoder would pass over
+        # what the decoder would pass over, or repeat in what it raises
+        if not (digits.isascii() and digits.replace("-", "").replace("_", "").isalnum()):
             raise ValueError
         return urlsafe_b64decode(digits + "=" * (-len(digits) % 4))
     except ValueError:

@@ -164,14 +164,17 @@ class MemoryStore(BaseStore):
 
     def _walk(self, listing: Listing) -> Iterator[tuple[str, bytes, int | None]]:
         """Give key, value and deadline of the live entries of the range, a page at a time, locked for a page only."""
+        # no more than was asked for, where all of it is live: entries lie far apart, and to look one up costs most
+        most = listing.first(PAGE)
         while not listing.empty:
             with self._memory.lock:
                 self._memory.check_open()
-                page = self._table.sorted.between(listing.start, listing.stop, PAGE)
+                page = self._table.sorted.between(listing.start, listing.stop, most)
                 entries = self._entries(page)
             if not page:
                 return
             listing.go_on_after(page[-1])
+            most = min(PAGE, 2 * most)
             for key, entry in entries.items():
                 if isinstance(entry, bytes):
                     yield key, entry, None
@@ -255,7 +258,13 @@ class MemoryStore(BaseStore):
             self._memory.write(self._table, all_until(ms, entries))
 
     def delete(self, key: str) -> bool:
-        return self.delete_many([key]) == 1
+        key = check_key(key)
+        with self._memory.lock:
+            self._memory.check_open()
+            if live_value(self._lookup(key), clock()) is None:
+                return False
+            self._memory.remove(self._table, key)
+            return True
 
     def delete_many(self, keys: Iterable[str]) -> int:
         asked = check_keys(keys)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlencode, urlsplit
 
 from kv.errors import ConfigError
 from kv.url import hide
@@ -48,11 +49,12 @@ def check(url: str) -> str:
         raise ConfigError(
             f"{hide(url)}: an @, a # or a slash in a user's name or a password is %40, %23 or %2F in a URL"
         )
-    try:
-        parts = urlsplit(url)
-        query = dict(_pairs(url))
-    except ValueError as e:
-        raise ConfigError(f"{hide(url)} is no valid URL: {e}") from None
+    if not _readable(url):
+        raise ConfigError(
+            f"{hide(url)} is no valid URL; see its host and port, and that a percent sign is %25 in it, and what is "
+            "percent-encoded UTF-8"
+        )
+    parts, query = urlsplit(url), dict(_pairs(url))
     if parts.scheme not in ("postgresql", "postgres"):
         raise ConfigError(f"{hide(url)} is not postgresql://user:password@host:5432/database")
     hosts = authority.rpartition("@")[2].split(",")
@@ -135,6 +137,18 @@ def _hosts(where: str, query: dict[str, str]) -> list[tuple[str, str]]:
 def _pairs(url: str) -> list[tuple[str, str]]:
     """The parameters in the query, in which libpq takes a plus as it is."""
     return parse_qsl(urlsplit(url).query.replace("+", "%2B"), keep_blank_values=True)
+
+
+def _readable(url: str) -> bool:
+    """Whether libpq can read it. What it would say, as `urllib` does, may hold the password."""
+    if re.search("%(?![0-9A-Fa-f]{2})|%00|\0", url):
+        return False
+    try:
+        unquote_to_bytes(url).decode()
+        _pairs(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _again(text: str) -> str:

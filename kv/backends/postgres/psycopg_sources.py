@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.array import ListBinaryDumper
@@ -227,6 +228,14 @@ class Source(Protocol):
         """Close what was opened here."""
 
 
+def told(url: str, shown: str) -> dict[str, Any]:
+    """What psycopg is told besides the URL; `ConfigError` where libpq does not read that, whose words hold all of it."""
+    with suppress(psycopg.ProgrammingError):
+        conninfo_to_dict(url)
+        return for_psycopg(url)
+    raise ConfigError(f"{shown} is no URL of libpq; see its host, its port, and what stands after the ?")
+
+
 class Own(pools.Pool[Session]):
     """Connections of our own.
 
@@ -240,7 +249,7 @@ class Own(pools.Pool[Session]):
     def __init__(self, settings: Settings, life: Life) -> None:
         super().__init__(Session, shown=settings.shown, most=settings.most, timeout=settings.timeout, life=life)
         self.url = settings.url or ""
-        self.told = for_psycopg(self.url)
+        self.told = told(self.url, settings.shown)
         self.longest = settings.longest
 
     def _connect(self, session: Session) -> None:

@@ -258,18 +258,20 @@ class Statements:
     # listing: `$1` is the namespace, `$2` where the keys begin, `$3` where they end
 
     @staticmethod
-    def _range(bounds: Bounds) -> str:
-        start, end = "left(s.key, 64) >= left($2::text, 64)", "left(s.key, 64) <= left($3::text, 64)"
+    def _range(bounds: Bounds, stop: str = "$3::text") -> str:
+        start, end = "left(s.key, 64) >= left($2::text, 64)", f"left(s.key, 64) <= left({stop}, 64)"
         if bounds.exact:  # of texts not longer than that, the order of the first 64 characters is that of the keys
             end = end.replace("<=", "<")
         else:
-            start, end = f"{start} AND s.key >= $2::text", f"{end} AND s.key < $3::text"
+            start, end = f"{start} AND s.key >= $2::text", f"{end} AND s.key < {stop}"
         return f"s.namespace = $1 AND {start}{f' AND {end}' if bounds.closed else ''}"
 
     def _page(self, columns: str, limit: int, bounds: Bounds) -> str:
-        # The limit is part of the text, for the planner to know it: a page must never be worth sorting everything.
+        # The limit is part of the text, for the planner to know it: a page must never be worth sorting everything. For
+        # the same reason it does not see the end of the range: among millions, it would believe that next to nothing
+        # lies before it, and read all that does.
         return (
-            f"SELECT {columns} FROM {self.table} AS s WHERE {self._range(bounds)} AND {_SEEN} "
+            f"SELECT {columns} FROM {self.table} AS s WHERE {self._range(bounds, '(SELECT $3::text)')} AND {_SEEN} "
             f"ORDER BY left(s.key, 64), s.key LIMIT {limit}"
         )
 

@@ -112,20 +112,25 @@ class Server:
         if kind != "unix" and path and not path.isdecimal():
             raise ConfigError(f"{self.shown}: what stands behind the host is the number of a database, not {path!r}")
         asked = options.checked(dict(parse_qsl(query)), PARAMETERS, f"{scheme}://")
-        try:
-            for host in several if plus else ():
-                parts = urlsplit(f"//{host}")
-                self.seeds.append((parts.hostname or "localhost", parts.port or 6379))
-            first = f"{kind}://{who}{at}{several[0]}{slash}{path}"
-            known = {**_DEFAULTS, "socket_timeout": longest}
-            self._told = {**known, **self._driver.connection.parse_url(first), **asked}
-        except ValueError:  # it may hold the password
-            raise ConfigError(f"{self.shown} is no URL of Redis; see its host and port") from None
+        asked = {"socket_timeout": longest, **asked}
+        if not self._parsed(several if plus else [], f"{kind}://{who}{at}{several[0]}{slash}{path}", asked):
+            raise ConfigError(f"{self.shown} is no URL of Redis; see its host and port")
         if plus and self._told.get("db"):
             raise ConfigError(
                 f"{self.shown}: a Redis Cluster has no database but 0; take a namespace, or another prefix"
             )
         self.maker(("", 0))()  # sees parameters that this kind of connection does not take
+
+    def _parsed(self, seeds: list[str], first: str, asked: dict[str, Any]) -> bool:
+        """Whether it could be read. What is raised where not may hold the password, and goes no further."""
+        try:
+            for host in seeds:
+                parts = urlsplit(f"//{host}")
+                self.seeds.append((parts.hostname or "localhost", parts.port or 6379))
+            self._told = {**_DEFAULTS, **self._driver.connection.parse_url(first), **asked}
+        except ValueError:
+            return False
+        return True
 
     def maker(self, address: Address) -> Callable[[], Any]:
         """Give what makes a connection, not yet connected, to a server."""

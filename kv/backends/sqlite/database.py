@@ -1,25 +1,25 @@
 """A SQLite file that holds a store: its connections, locks and transactions.
 
 One connection writes, under a lock of the process, so that threads queue here and only processes wait in SQLite;
-readers take a connection from those that are idle. Every write is its own `BEGIN IMMEDIATE`, which a single statement
+readers take a connection from those that are idle, best the one that has written last: SQLite forgets the pages that a
+connection has read when another one writes. Every write is its own `BEGIN IMMEDIATE`, which a single statement
 is by itself. What the engine raises becomes ours where it comes out of the driver, by `errors.ours`.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 from kv.backends.cleaner import Cleaner, in_batches
 from kv.backends.forking import concerns, leak
-from kv.backends.locks import holding
+from kv.backends.locks import holding, nap
 from kv.base import PAGE
 from kv.errors import (
     BackendError,
@@ -31,12 +31,10 @@ from kv.errors import (
 from kv.expiry import wall_ms
 
 from . import schema
-from .errors import code_of, ours
+from .errors import DRIVER_ERRORS, code_of, ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from .worker import Call
 
 T = TypeVar("T")
 Parameters: TypeAlias = "tuple[object, ...] | Callable[[], tuple[object, ...]]"
@@ -45,6 +43,7 @@ Parameters: TypeAlias = "tuple[object, ...] | Callable[[], tuple[object, ...]]"
 _CLEANUP = "DELETE FROM kv_entries WHERE id IN (SELECT id FROM kv_entries WHERE expires_at <= ? LIMIT ?)"
 _INT_MAX: Final = 2**31 - 1
 """The most milliseconds that SQLite can be told, and more bytes than it takes."""
+_IMPATIENT: Final = "PRAGMA busy_timeout = 0"  # we wait ourselves
 _FORK_WAIT = 5.0
 """So many seconds a fork waits for other threads to leave SQLite; longer ones are left where they are."""
 
@@ -53,8 +52,16 @@ def rows(cursor: sqlite3.Cursor) -> list[Any]:
     return cursor.fetchall()
 
 
+def affected(cursor: sqlite3.Cursor) -> int:
+    return cursor.rowcount
+
+
 def first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
+
+
+def given(parameters: Parameters) -> tuple[object, ...]:
+    return parameters() if callable(parameters) else parameters
 
 
 class _Connection(sqlite3.Connection):
@@ -95,10 +102,10 @@ class Database:
         self.writer: sqlite3.Connection | None = None
         self.depth = 0  # of transactions, one in the other
         self.inode: tuple[int, int] | None = None  # of the file that the writer has open
-        self.writing: list[sqlite3.Connection] = []  # the writer, for the finalizer
-        self.idle: deque[sqlite3.Connection] = deque()
+        self.memory: list[sqlite3.Connection] = []  # the writer, where there is no other connection, for the finalizer
+        self.idle: deque[sqlite3.Connection] = deque()  # the writer too, while nobody writes
         self.every: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()  # also those that read at the moment
-        weakref.finalize(self, _close_unused, self.lock, self.idle, self.writing)
+        weakref.finalize(self, _close_unused, self.lock, self.idle, self.memory)
 
     # opening
 
@@ -120,7 +127,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
         return connection
 
@@ -150,11 +157,11 @@ class Database:
         except BaseException as e:
             if writer is not None:
                 writer.close()
-            if isinstance(e, sqlite3.Error):
+            if isinstance(e, DRIVER_ERRORS):
                 raise ours(e, self) from e
             raise
-        self.writing.append(writer)
         self.writer = writer
+        (self.memory if self.path is None else self.idle).append(writer)
         if self.cleanup_interval is not None:
             self.cleaner = Cleaner(self, self.cleanup_interval)
 
@@ -171,10 +178,21 @@ class Database:
     def _reader(self) -> sqlite3.Connection:
         self.open()
         with self.connecting:
+            return self._another()
+
+    def _another(self) -> sqlite3.Connection:
+        """Give a connection that nobody uses."""
+        try:
+            return self.idle.pop()
+        except IndexError:
             # SQLite would make the file anew, and write to the old one as if nothing had happened
             if self._inode() != self.inode:
-                raise Unavailable(f"{self.name} has been removed or replaced since it was opened; open it again")
-            return self.connect()
+                raise Unavailable(
+                    f"{self.name} has been removed or replaced since it was opened; open it again"
+                ) from None
+            connection = self.connect()
+            connection.execute(_IMPATIENT)
+            return connection
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
         if not schema.is_ours(connection, self.name):
@@ -191,7 +209,7 @@ class Database:
         (mode,) = self.patiently(connection, "PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal" and self.path is not None:
             raise ConfigError(f"{self.name} cannot use a write-ahead log here; is it on a network file system?")
-        connection.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves
+        connection.execute(_IMPATIENT)
 
     def patiently(self, connection: sqlite3.Connection, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run what has to wait for other processes, and had no effect while it did.
@@ -202,7 +220,7 @@ class Database:
         began = None
         while True:
             try:
-                return connection.execute(sql, parameters() if callable(parameters) else parameters)
+                return connection.execute(sql, given(parameters))
             except sqlite3.OperationalError as e:
                 if code_of(e) != sqlite3.SQLITE_BUSY:
                     raise
@@ -210,7 +228,7 @@ class Database:
                 waited = now - (began := began or now)
                 if waited > self.lock_timeout:
                     raise
-            time.sleep(random.uniform(0, min(0.001 + waited / 50, 0.02)))
+            nap(waited)
 
     # reading
 
@@ -242,7 +260,9 @@ class Database:
             return self.fetch(sql, parameters, first)
         try:
             return connection.execute(sql, parameters).fetchone()
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
+            if code_of(e) == sqlite3.SQLITE_BUSY:
+                return self._take(connection, sql, parameters, first)
             raise ours(e, self) from e
         finally:
             self.idle.append(connection)
@@ -253,13 +273,13 @@ class Database:
         self, connection: sqlite3.Connection, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]
     ) -> T:
         try:
-            cursor = connection.execute(sql, parameters() if callable(parameters) else parameters)
+            cursor = self.patiently(connection, sql, parameters)
             try:
                 return take(cursor)
             except BaseException:
                 cursor.close()  # what keeps the error would keep the cursor, and the cursor this state of the file
                 raise
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     # writing
@@ -268,32 +288,69 @@ class Database:
         """Do it as the one thread that writes."""
 
         def checked(locked: bool) -> T:
-            if not locked:
-                raise Conflict(
-                    f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
-                    "written. Try again, or raise lock_timeout"
-                )
-            return work()
+            return work() if locked else self._refuse()
 
         return holding(self.lock, self.lock_timeout, checked)
 
+    def _refuse(self) -> NoReturn:
+        raise Conflict(
+            f"{self.name}: another thread has been writing for more than {self.lock_timeout:g} s; nothing was "
+            "written. Try again, or raise lock_timeout"
+        )
+
     def write(self, sql: str, parameters: Parameters) -> int:
         """Run one statement, in the transaction if there is one, and else as one. Gives how many rows it changed."""
-        return self.locked(lambda: self._write(sql, parameters))
+        # `locked` in one piece, for the hottest calls
+        return holding(
+            self.lock,
+            self.lock_timeout,
+            lambda locked: self._write(sql, parameters, affected) if locked else self._refuse(),
+        )
 
-    def _write(self, sql: str, parameters: Parameters) -> int:
+    def returned(self, sql: str, parameters: Parameters) -> list[Any]:
+        """The same. Gives the rows that it returns."""
+        return self.locked(lambda: self._write(sql, parameters, rows))
+
+    def _write(self, sql: str, parameters: Parameters, take: Callable[[sqlite3.Cursor], T]) -> T:
         writer = self.whole()
         try:
-            return self.patiently(writer, sql, parameters).rowcount
-        except sqlite3.Error as e:
+            cursor = self.patiently(writer, sql, parameters)
+            try:
+                return take(cursor)
+            except BaseException:
+                cursor.close()  # or what it has written would be neither there nor gone until the error is forgotten
+                raise
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=True) from e
+        finally:
+            self.rest(writer)
 
     def whole(self) -> sqlite3.Connection:
-        """Give the writer, outside any transaction but those that are under way."""
-        writer = self.open()
-        if not self.depth and writer.in_transaction:  # an interrupt, while another one was dealt with
-            writer.execute("ROLLBACK")
+        """Give the writer, outside any transaction but those that are under way. `rest` must follow."""
+        writer = self.writer or self.open()
+        if self.depth:
+            return writer
+        try:
+            if self.path is not None and not self._taken(writer) and not writer.in_transaction:
+                writer = self.writer = self._another()  # somebody reads by it: from now on another one writes
+            if writer.in_transaction:  # an interrupt, while another one was dealt with
+                writer.execute("ROLLBACK")
+        except DRIVER_ERRORS as e:
+            raise ours(e, self) from e
         return writer
+
+    def _taken(self, connection: sqlite3.Connection) -> bool:
+        """Take it from the idle ones, if it is one of them."""
+        try:
+            self.idle.remove(connection)
+        except ValueError:
+            return False
+        return True
+
+    def rest(self, writer: sqlite3.Connection) -> None:
+        """Let readers have the writer, if it has done what it was taken for."""
+        if writer is self.writer and self.path is not None and not self.depth and not writer.in_transaction:
+            self.idle.append(writer)
 
     def read(self, writer: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[Any]:
         """Run a query inside a transaction."""
@@ -305,7 +362,7 @@ class Database:
         self._check_mine(writer)
         try:
             writer.executemany(sql, rows)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self) from e
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -338,7 +395,12 @@ class Database:
         finally:
             if writer is self.writer:
                 self.depth = depth
+            self.rest(writer)
         return result
+
+    def step(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`transaction`, of work that writes once at most: inside another one there is never half of it to undo."""
+        return self.locked(lambda: work(self.whole()) if self.depth else self._transaction(work))
 
     def _check_mine(self, writer: sqlite3.Connection) -> None:
         if writer is not self.writer:
@@ -351,30 +413,8 @@ class Database:
         self._check_mine(writer)
         try:
             self.patiently(writer, sql)
-        except sqlite3.Error as e:
+        except DRIVER_ERRORS as e:
             raise ours(e, self, writing=writing) from e
-
-    def batch(self, calls: list[Call]) -> None:
-        """Run the calls in one transaction; each fails alone, but they are written together or not at all."""
-        if len(calls) == 1:
-            calls[0].execute()
-            return
-
-        def work(writer: sqlite3.Connection) -> None:
-            for call in calls:
-                call.execute()
-                if call.error and not writer.in_transaction:  # SQLite itself has rolled all of it back
-                    raise call.error
-
-        try:
-            self.transaction(work)
-        except BaseException as e:
-            full = isinstance(e.__cause__, sqlite3.Error) and code_of(e.__cause__) == sqlite3.SQLITE_FULL
-            for call in calls:
-                if full:  # nothing has been written, and what is too much together may not be so alone
-                    call.execute()
-                elif call.error is None:  # else it has an error of its own
-                    call.error = e
 
     # keeping
 
@@ -389,10 +429,11 @@ class Database:
             self.closed = True
             cleaner, self.cleaner = self.cleaner, None
             writer, self.writer = self.writer, None
+            with suppress(sqlite3.Error):  # it is closed, at the end of the interpreter
+                if writer is not None and (self.path is None or self.depth or writer.in_transaction):
+                    writer.close()  # else it is idle, or somebody reads by it
             self.depth = 0
-            self.writing.clear()
-            if writer is not None:
-                writer.close()
+            self.memory.clear()
             self._close_idle()
         if cleaner:
             cleaner.stop()
@@ -411,7 +452,8 @@ class Database:
         self.connecting.acquire()
         self.forking = True
         self.held = self.lock.acquire(timeout=_FORK_WAIT)
-        while self.held and len(self.every) > len(self.writing) + len(self.resting) and time.monotonic() < end:
+        mine = self.path is None or self.depth > 0  # the writer; else it is idle
+        while self.held and len(self.every) > mine + len(self.resting) and time.monotonic() < end:
             try:
                 self.resting.append(self.idle.pop())
             except IndexError:
@@ -430,17 +472,16 @@ class Database:
             # SQLite forbids to use a connection in a child, and even to close it there: they are leaked on purpose.
             leak([*self.every])
             self.idle.clear()
-            self.writing.clear()
             self._begin()
         if child:
             self.cleaner = None
 
 
-def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], writing: list[sqlite3.Connection]) -> None:
+def _close_unused(lock: threading.RLock, idle: deque[sqlite3.Connection], memory: list[sqlite3.Connection]) -> None:
     """Close what nobody closed, when the store is garbage or the interpreter ends."""
     while idle:
         idle.pop().close()
     # At the end of the interpreter a thread may still be writing, and to close its connection would crash.
-    if writing and lock.acquire(blocking=False):
-        writing.pop().close()
+    if memory and lock.acquire(blocking=False):
+        memory.pop().close()
         lock.release()

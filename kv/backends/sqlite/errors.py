@@ -17,15 +17,22 @@ from kv.errors import (
 )
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from .database import Database
 
+DRIVER_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""The second one where SQLite's own message holds text out of a damaged schema."""
 
-def code_of(error: sqlite3.Error) -> int:
+
+def code_of(error: Exception) -> int:
     """Give SQLite's primary result code."""
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def ours(error: sqlite3.Error, db: Database, *, writing: bool = False) -> KVError:
+def ours(error: Exception, db: Database, *, writing: bool = False) -> KVError:
     """Give our error for one of SQLite's; `writing`: it came where a commit may have been under way."""
     code = code_of(error)
     if isinstance(error, sqlite3.ProgrammingError) and "closed database" in str(error):
@@ -47,6 +54,10 @@ def ours(error: sqlite3.Error, db: Database, *, writing: bool = False) -> KVErro
         return CorruptData(f"{db.name} is not a SQLite database; it was left untouched. Is the path right?")
     if code == sqlite3.SQLITE_CORRUPT:
         return CorruptData(f"{db.name} is damaged ({error}); restore a backup, or see what `kv verify` names")
+    if str(error).startswith("Could not decode to UTF-8"):  # and then comes the text, of whatever it was
+        return CorruptData(
+            f"{db.name} is damaged (text that is no UTF-8); restore a backup, or see what `kv verify` names"
+        )
     if code == sqlite3.SQLITE_TOOBIG:
         return ValueTooLarge(f"{db.name}: SQLite holds values up to {db.max_value:,} bytes; nothing was written")
     if code == sqlite3.SQLITE_IOERR:

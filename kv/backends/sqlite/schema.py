@@ -7,9 +7,10 @@ import sqlite3
 from typing import Final
 from urllib.parse import quote
 
-from kv.errors import ConfigError, CorruptData, Unavailable
+from kv.errors import CorruptData
+from kv.files import check_place
 
-from .errors import code_of
+from .errors import DRIVER_ERRORS, code_of
 
 APPLICATION_ID: Final = 0x616E796B  # "anyk", in the file's header
 SCHEMA_VERSION: Final = 1
@@ -42,13 +43,8 @@ _HEADER = (
 
 def check_file(path: str, name: str) -> None:
     """See, without changing anything, that this may be a file of ours, or become one."""
-    if os.path.isdir(path):
-        raise ConfigError(f"{name} is a directory; give the path of a file in it")
-    if not os.path.isdir(os.path.dirname(path)):
-        raise ConfigError(f"{name}: the directory {os.path.dirname(path)!r} does not exist; make it first")
+    check_place(path, name)
     there = os.path.exists(path)
-    if there and not os.access(path, os.R_OK | os.W_OK):
-        raise Unavailable(f"{name} may not be read and written by this user; see its permissions")
     if not there or os.path.getsize(path) == 0:
         # our own first page is in the file before there is a log; SQLite would throw this one away
         if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
@@ -65,7 +61,7 @@ def check_file(path: str, name: str) -> None:
             is_ours(peek, name)
         finally:
             peek.close()
-    except sqlite3.Error as e:
+    except DRIVER_ERRORS as e:
         if code_of(e) != sqlite3.SQLITE_CORRUPT:  # what another process is just writing may look damaged
             raise
 

@@ -7,33 +7,31 @@ import math
 import os
 import sqlite3
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from kv import options
-from kv.base import PAGE, TRAVEL_BYTES, BaseStore, leading
-from kv.errors import (
-    ConfigError,
-    ValueTooLarge,
-)
-from kv.expiry import KEEP_TTL, ttl_ms, wall_ms
+from kv.backends.filestores import AsyncFileStore, FileStore, path_of
+from kv.base import PAGE, TRAVEL_BYTES
+from kv.errors import ConfigError, CorruptData, ValueTooLarge
+from kv.expiry import KEEP_TTL, ttl_ms, update_ttl_ms, wall_ms, wall_past, wall_until
 from kv.keys import SEPARATOR, Listing, check_key, check_keys, check_limit, prefix_end
-from kv.lifted import AsyncFromSync
 from kv.store import Record, Stats
-from kv.url import Backend, hide, unquoted_path
-from kv.values import check_items, check_value
+from kv.url import Backend, hide
+from kv.values import check_amount, check_items, check_value, of_one
 
-from . import upkeep
+from . import together, upkeep
 from .database import Database, first, rows
 from .schema import DDL
-from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
-    from kv.expiry import TTL, Ages
+    from kv.expiry import TTL, Ages, Keep
     from kv.store import Value
-    from kv.values import ManyFn
+    from kv.values import ManyFn, OwnFn
+
+    from .database import Parameters
 
 __all__ = ["AsyncSQLiteStore", "SQLiteStore"]
 
@@ -46,13 +44,24 @@ PAGE_BYTES: Final = 4_000_000
 
 _ONE = "WHERE namespace = ? AND key = ?"
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND {_LIVE}"
+# where nothing has expired that still lies there, keys are listed and counted by the index, and no row is read
+_EXPIRED = "EXISTS (SELECT 1 FROM kv_entries WHERE expires_at <= ?)"
+_RANGE = f"WHERE namespace = ? AND key >= ? AND key < ? AND (NOT {_EXPIRED} OR {_LIVE})"
 _GET = f"SELECT value, expires_at FROM kv_entries {_ONE}"
 _SIZE = f"SELECT length(value), expires_at FROM kv_entries {_ONE}"
 _PUT = (
     "INSERT INTO kv_entries (namespace, key, expires_at, value) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (namespace, key) DO UPDATE SET expires_at = excluded.expires_at, value = excluded.value"
 )
+# The integer that a value is the canonical text of, and no other value, is added to in one statement. A sum that is too
+# large becomes a float in SQLite.
+_NUMBER = "CAST(CAST(value AS TEXT) AS INTEGER)"
+_INCREMENT = (
+    f"UPDATE kv_entries SET value = CAST(CAST({_NUMBER} + ?1 AS TEXT) AS BLOB) WHERE namespace = ?2 AND key = ?3 AND "
+    "(expires_at IS NULL OR expires_at > ?4) AND typeof(value) = 'blob' AND "
+    f"CAST({_NUMBER} AS TEXT) = CAST(value AS TEXT) AND typeof({_NUMBER} + ?1) = 'integer' RETURNING value"
+)
+_RETURNS: Final = sqlite3.sqlite_version_info >= (3, 35)
 _ADD = f"{_PUT} WHERE kv_entries.expires_at <= ?"
 _MANY = (
     "SELECT asked.value, entry.value, expires_at FROM json_each(?) AS asked "
@@ -74,9 +83,11 @@ _STATS = f"""
 _END = b""  # greater than any text, as every blob is
 
 
-def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+def _page(cursor: sqlite3.Cursor, most: int) -> list[tuple[str, bytes, int | None]]:
     rows, size = [], 0
     for row in cursor:
+        if type(row[0]) is not str or type(row[1]) is not bytes:
+            raise _damaged("key that is no text, or a value that is no bytes")
         rows.append(row)
         size += len(row[1])
         if size >= most:
@@ -84,8 +95,12 @@ def _page(cursor: sqlite3.Cursor, most: int = PAGE_BYTES) -> list[tuple[str, byt
     return rows
 
 
-class SQLiteStore(BaseStore):
+class SQLiteStore(FileStore[Database]):
     """A store in one SQLite file, for many threads and processes.
+
+    What a disk changes by itself is noticed in the log, which has checksums: what was written before is there. In the
+    file, which has none, it is `CorruptData`, or named by `verify`; but inside a value only who can tell notices it, as
+    `kv.wrappers.Encrypted` does.
 
     Args:
         path: the file, made where it is missing; `":memory:"` is a database in memory.
@@ -100,13 +115,6 @@ class SQLiteStore(BaseStore):
         CorruptData: the file is not ours, is damaged, or has a newer schema; it is left untouched.
         Unavailable: the file may not be read and written, or the disk is full.
     """
-
-    url_options: ClassVar[Mapping[str, options.Check]] = {
-        "cleanup_interval": options.seconds_or_off,
-        "durability": options.one_of("full", "normal"),
-        "lock_timeout": options.seconds,
-        "namespace": options.names,
-    }
 
     def __init__(
         self,
@@ -137,19 +145,10 @@ class SQLiteStore(BaseStore):
         _path(url)
         return cls.ddl()
 
-    def _open(self) -> None:
-        self._db.open()
-
     def _view(self, path: tuple[str, ...]) -> Self:
         view = super()._view(path)
         view._ns = SEPARATOR.join(path)
         return view
-
-    def _where(self) -> str:
-        return self._db.name
-
-    def _close(self) -> None:
-        self._db.close()
 
     @staticmethod
     def ddl() -> str:
@@ -164,58 +163,58 @@ class SQLiteStore(BaseStore):
     def get(self, key: str, default: D) -> bytes | D: ...
     def get(self, key: str, default: object = None) -> object:
         row = self._db.row(_GET, (self._ns, check_key(key)))
-        return default if row is None or _past(row[1]) else row[0]
+        return default if row is None or wall_past(row[1]) else _whole(row[0])
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        found = self._many(check_keys(keys))
-        return {key: value for key, value, expires_at in found if not _past(expires_at)}
+        return self._live(check_keys(keys))
+
+    def _live(self, keys: list[str]) -> dict[str, bytes]:
+        return {key: _whole(value) for key, value, expires_at in self._many(keys) if not wall_past(expires_at)}
 
     def _many(self, keys: list[str]) -> list[tuple[str, bytes, int | None]]:
         return self._db.fetch(_MANY, (json.dumps(keys), self._ns), rows)
 
     def size(self, key: str) -> int | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
-        return None if row is None or _past(row[1]) else row[0]
+        return None if row is None or wall_past(row[1]) else row[0]
 
     def ttl(self, key: str) -> float | None:
         row = self._db.row(_SIZE, (self._ns, check_key(key)))
-        if row is None:
+        if row is None or wall_past(row[1]):
             return None
-        if row[1] is None:
-            return math.inf
-        left: int = row[1] - wall_ms()
-        return left / 1000 if left > 0 else None
+        return math.inf if row[1] is None else max(1, row[1] - wall_ms()) / 1000
 
     def keys(
         self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
     ) -> list[str]:
         listing = Listing(prefix, match, after, limit)
         most = -1 if listing.matches or listing.limit is None else listing.limit
-        return self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(key for (key,) in rows))
+        keys = self._db.fetch(_KEYS, self._range(listing, most), lambda rows: listing.pick(_texts(rows)))
+        if keys:
+            _check_order(keys[-1], listing)
+        return keys
 
     def _range(self, listing: Listing, *more: object) -> Callable[[], tuple[object, ...]]:
         stop = "" if listing.empty else _END if listing.stop is None else listing.stop
-        return lambda: (self._ns, listing.start, stop, wall_ms(), *more)
-
-    def scan(
-        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
-    ) -> Iterator[tuple[str, bytes]]:
-        listing = Listing(prefix, match, after, limit)
-        self._db.open()
-        return listing.pick_entries(
-            (key, value) for page in self._pages_of(listing) for key, value, until in page if not _past(until)
-        )
+        return lambda: (self._ns, listing.start, stop, now := wall_ms(), now, *more)
 
     def _pages_of(self, listing: Listing) -> Iterator[list[tuple[str, bytes, int | None]]]:
-        """Give the live rows of the range, a page at a time, holding nothing between two pages."""
-        while not listing.empty and (page := self._db.fetch(_SCAN, self._range(listing, PAGE), _page)):
+        most = listing.first(PAGE)
+        while not listing.empty and (page := self._page(listing, most)):
             yield page
             listing.go_on_after(page[-1][0])
+            most = min(PAGE, 2 * most)  # some had expired
+
+    def _page(self, listing: Listing, limit: int, most: int = PAGE_BYTES) -> list[tuple[str, bytes, int | None]]:
+        page = self._db.fetch(_SCAN, self._range(listing, limit), partial(_page, most=most))
+        if page:
+            _check_order(page[-1][0], listing)
+        return page
 
     def count(self, prefix: str = "", *, match: str | None = None) -> int:
         listing = Listing(prefix, match)
         if matches := listing.matches:
-            return self._db.fetch(_KEYS, self._range(listing, -1), lambda rows: sum(matches(key) for (key,) in rows))
+            return self._db.fetch(_KEYS, self._range(listing, -1), lambda rows: sum(map(matches, _texts(rows))))
         count: int = self._db.fetch(_COUNT, self._range(listing), first)[0]
         return count
 
@@ -251,16 +250,19 @@ class SQLiteStore(BaseStore):
         return self._ns, key, expires_at, value
 
     def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        self._db.write(_PUT, self._put(key, value, ttl))
+
+    def _put(self, key: str, value: Value, ttl: TTL) -> Parameters:
         ms = None if ttl is None else ttl_ms(ttl)
         row = self._row(check_key(key), check_value(value, key), None)
-        self._db.write(_PUT, row if ms is None else lambda: (*row[:2], _until(ms), row[3]))
+        return row if ms is None else lambda: (*row[:2], wall_until(ms), row[3])
 
     def set_many(self, items: Mapping[str, Value] | Iterable[tuple[str, Value]], *, ttl: TTL = None) -> None:
         entries = check_items(items)
         ms = ttl_ms(ttl)
 
         def work(writer: sqlite3.Connection) -> None:
-            expires_at = _until(ms)
+            expires_at = wall_until(ms)
             self._db.write_many(writer, _PUT, [self._row(key, value, expires_at) for key, value in entries.items()])
 
         self._db.transaction(work)
@@ -276,38 +278,55 @@ class SQLiteStore(BaseStore):
     def add(self, key: str, value: Value, *, ttl: TTL = None) -> bool:
         ms = ttl_ms(ttl)
         row = self._row(check_key(key), check_value(value, key), None)
-        return self._db.write(_ADD, lambda: (*row[:2], _until(ms), row[3], wall_ms())) == 1
+        return self._db.write(_ADD, lambda: (*row[:2], wall_until(ms), row[3], wall_ms())) == 1
 
     def expire(self, key: str, ttl: TTL) -> bool:
         ms = ttl_ms(ttl)
         key = check_key(key)
-        return self._db.write(_EXPIRE, lambda: (_until(ms), self._ns, key, wall_ms())) == 1
+        return self._db.write(_EXPIRE, lambda: (wall_until(ms), self._ns, key, wall_ms())) == 1
 
     def persist(self, key: str) -> bool:
         key = check_key(key)
         return self._db.write(_PERSIST, lambda: (self._ns, key, wall_ms())) == 1
 
     def _update(self, keys: list[str], fn: ManyFn, ages: Ages) -> dict[str, bytes]:
+        return self._db.transaction(self._updating(keys, fn, ages))
+
+    def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        amount = check_amount(amount, key)
+        key = check_key(key)
+        if update_ttl_ms(ttl, ttl_if_new)[0] is KEEP_TTL and _RETURNS:
+            sums = self._db.returned(_INCREMENT, lambda: (amount, self._ns, key, wall_ms()))
+            if sums:
+                return int(sums[0][0])
+        return super().increment(key, amount, ttl=ttl, ttl_if_new=ttl_if_new)  # where it is missing, or no integer
+
+    def _apply(self, key: str, fn: OwnFn, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> bytes | None:
+        # a function of ours writes nothing besides
+        key = check_key(key)
+        return self._db.step(self._updating([key], of_one(fn, key), update_ttl_ms(ttl, ttl_if_new))).get(key)
+
+    def _updating(self, keys: list[str], fn: ManyFn, ages: Ages) -> Callable[[sqlite3.Connection], dict[str, bytes]]:
         def work(writer: sqlite3.Connection) -> dict[str, bytes]:
             if len(keys) == 1:
                 rows = [(keys[0], *row) for row in self._db.read(writer, _GET, (self._ns, keys[0]))]
             else:
                 rows = self._db.read(writer, _MANY, (json.dumps(keys), self._ns))
             while True:
-                there = {key: (value, until) for key, value, until in rows if not _past(until)}
+                there = {key: (_whole(value), until) for key, value, until in rows if not wall_past(until)}
                 answer = fn({key: value for key, (value, _) in there.items()})
-                if not any(_past(until) for _, until in there.values()):
+                if not any(wall_past(until) for _, until in there.values()):
                     break  # else an entry has expired while fn ran, and is missing now
             changed = []
             for key, value in answer.items():
                 age = ages[0] if key in there else ages[1]
-                changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else _until(age)))
+                changed.append(self._row(key, value, there[key][1] if age is KEEP_TTL else wall_until(age)))
             self._db.write_many(writer, _PUT, changed)
             if gone := [key for key in there if key not in answer]:
                 self._db.write_many(writer, _DELETE_MANY, [(self._ns, json.dumps(gone), wall_ms())])
             return answer
 
-        return self._db.transaction(work)
+        return work
 
     def cleanup(self, *, limit: int | None = None) -> int:
         return self._db.cleanup(check_limit(limit))
@@ -319,14 +338,6 @@ class SQLiteStore(BaseStore):
         return upkeep.verify(self._db)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the whole store, all namespaces, to a new file, while it is in use.
-
-        The copy is one state of the store, and a store itself. Its file appears when it is whole and on disk.
-
-        Raises:
-            ConfigError: there is a file of that name.
-            Unavailable: the disk is full, or the directory is not writable.
-        """
         upkeep.backup(self._db, os.path.abspath(os.fspath(path)))
 
     # travelling, see kv.transfer
@@ -334,37 +345,49 @@ class SQLiteStore(BaseStore):
     _first_page = PAGE
 
     def _dump(self, after: str | None, limit: int) -> list[Record]:
-        page = self._db.fetch(_SCAN, self._range(Listing(after=after), limit), partial(_page, most=TRAVEL_BYTES))
-        return [Record(*row) for row in page]
+        return [Record(*row) for row in self._page(Listing(after=after), limit, TRAVEL_BYTES)]
 
     def _look(self, keys: list[str]) -> dict[str, Record]:
-        return {row[0]: Record(*row) for row in self._many(keys) if not _past(row[2])}
+        found = self._many(keys)
+        return {key: Record(key, _whole(value), until) for key, value, until in found if not wall_past(until)}
 
     def _load(self, records: Iterable[Record]) -> None:
         rows = [
             self._row(check_key(key), check_value(value, key), expires_at)
             for key, value, expires_at in records
-            if not _past(expires_at)
+            if not wall_past(expires_at)
         ]
         self._db.transaction(lambda writer: self._db.write_many(writer, _PUT, rows))
 
 
-def _until(ms: int | None) -> int | None:
-    return None if ms is None else wall_ms() + ms
+def _whole(value: bytes) -> bytes:
+    if type(value) is bytes:
+        return value
+    raise _damaged("value that is no bytes")
 
 
-def _past(expires_at: int | None) -> bool:
-    return expires_at is not None and wall_ms() >= expires_at
+def _texts(rows: Iterable[tuple[str]]) -> Iterator[str]:
+    for (text,) in rows:
+        if type(text) is not str:
+            raise _damaged("key that is no text")
+        yield text
+
+
+def _check_order(last: str, listing: Listing) -> None:
+    if last < listing.start:  # from where the same would come again, for ever
+        raise _damaged("key that is not in order")
+
+
+def _damaged(what: str) -> CorruptData:
+    return CorruptData(
+        f"the SQLite file is damaged: it holds a {what}, which nobody has written; restore a backup, or see what "
+        "`kv verify` names"
+    )
 
 
 def _path(url: str) -> str:
-    """Give the path in a URL, by SQLAlchemy's convention: three slashes and a relative path, or four and an absolute."""
-    rest = url.partition("://")[2]
-    if rest in ("", "/", "/:memory:"):
-        return ":memory:"
-    if not rest.startswith("/"):
-        raise ConfigError(f"{hide(url)}: a relative path takes three slashes, sqlite:///app.db, an absolute one four")
-    return unquoted_path(rest[1:])
+    """Give the path in a URL; none is in memory."""
+    return path_of(url) or ":memory:"
 
 
 class _Unopened(SQLiteStore):
@@ -374,16 +397,13 @@ class _Unopened(SQLiteStore):
         pass
 
 
-class AsyncSQLiteStore(AsyncFromSync):
+class AsyncSQLiteStore(AsyncFileStore[SQLiteStore]):
     """See `SQLiteStore`. Connects at the first operation, or at `async with`.
 
     Reads, writes, and what takes long (`clear`, `cleanup`, `compact`, `stats`, `verify`, `backup`) run in a thread
-    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it.
+    each, so none waits for the others. The writes that are waiting share one commit, and each returns after it; the sets
+    and increments among them share statements, and so do the gets that are waiting.
     """
-
-    _store: SQLiteStore
-
-    url_options: ClassVar[Mapping[str, options.Check]] = SQLiteStore.url_options
 
     def __init__(
         self,
@@ -401,64 +421,30 @@ class AsyncSQLiteStore(AsyncFromSync):
             cleanup_interval=cleanup_interval,
             namespace=namespace,
         )
-        super().__init__(store)
-        closed = store._db.closed_message
-        self._reader = Worker("kv-sqlite-reader", closed)
-        self._writer = Worker("kv-sqlite-writer", closed, store._db.batch)
-        self._keeper = Worker("kv-sqlite-keeper", closed)
+        super().__init__(store, "sqlite", read=together.read, write=partial(together.write, store._db))
 
     @classmethod
     def from_url(cls, url: str, **opts: Any) -> Self:
         """Open by a URL, with the options taken off it; see `kv.open`."""
         return cls(_path(url), **opts)
 
-    async def _read(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._reader(lambda: method(*args, **kwargs))
+    @overload
+    async def get(self, key: str) -> bytes | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> bytes | D: ...
+    async def get(self, key: str, default: object = None) -> object:
+        return await self._reader(together.Get(self._store, key, default))
 
-    async def _write(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._writer(lambda: method(*args, **kwargs))
+    async def set(self, key: str, value: Value, *, ttl: TTL = None) -> None:
+        await self._writer(together.Write(self._store._db, _PUT, self._store._put(key, value, ttl)))
 
-    async def _maintain(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._keeper(lambda: method(*args, **kwargs))
-
-    async def backup(self, path: str | os.PathLike[str]) -> None:
-        """See `SQLiteStore.backup`."""
-        await self._maintain(self._store.backup, path)
+    async def increment(self, key: str, amount: int = 1, *, ttl: TTL | Keep = KEEP_TTL, ttl_if_new: TTL = None) -> int:
+        return await self._writer(together.Increment(self._store, key, amount, ttl, ttl_if_new))
 
     @staticmethod
     def ddl() -> str:
         """See `SQLiteStore.ddl`."""
         return DDL
-
-    def scan(
-        self, prefix: str = "", *, match: str | None = None, after: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[tuple[str, bytes]]:
-        listing = Listing(prefix, match, after, limit)
-        pages = self._store._pages_of(listing)
-
-        async def entries() -> AsyncIterator[tuple[str, bytes]]:
-            while page := await self._read(next, pages, None):
-                for key, value, until in page:
-                    if (listing.matches is None or listing.matches(key)) and not _past(until):
-                        yield key, value
-
-        return leading(entries(), limit)
-
-    async def _close(self) -> None:
-        # what was asked before is done first, whoever is cancelled meanwhile
-        for worker in (self._reader, self._keeper):
-            worker.stop()
-        self._writer.stop(self._end)
-        await self._writer.ended()
-
-    def _end(self) -> None:
-        for worker in (self._reader, self._keeper):
-            worker.join()
-        self._store.close()
-
-    async def __aenter__(self) -> Self:
-        await self._write(self._store._db.open)
-        return self
 
 
 BACKEND: Final = Backend(SQLiteStore, AsyncSQLiteStore)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kv.errors import ConfigError, CorruptData, InvalidKey, Unavailable
-from kv.files import sync_folder
+from kv.files import copied
 from kv.keys import SEPARATOR, check_key, check_path
 
 from .database import rows
@@ -37,6 +36,8 @@ def compact(db: Database) -> None:
                 writer.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as e:
             raise ours(e, db, writing=True) from e
+        finally:
+            db.rest(writer)
 
     db.locked(work)
 
@@ -94,23 +95,15 @@ def _wrong(
 
 
 def backup(db: Database, path: str) -> None:
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise ConfigError(f"the directory {directory!r} does not exist; make it first")
-    for there in (path, f"{path}-wal", f"{path}-journal"):  # a log would be played back into the backup
-        if os.path.exists(there):
-            raise ConfigError(f"{there} exists; a backup goes to a new file")
-    part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+    for log in (f"{path}-wal", f"{path}-journal"):  # it would be played back into the backup
+        if os.path.exists(log):
+            raise ConfigError(f"{log} exists; a backup goes to a new file")
     try:
-        target = sqlite3.connect(part)
-        try:
-            db.fetch("SELECT 1", (), lambda cursor: cursor.connection.backup(target))
-        finally:
-            target.close()
-        os.replace(part, path)
-        sync_folder(directory)
+        with copied(path) as part:
+            target = sqlite3.connect(part)
+            try:
+                db.fetch("SELECT 1", (), lambda cursor: cursor.connection.backup(target))
+            finally:
+                target.close()
     except (sqlite3.Error, OSError) as e:
         raise Unavailable(f"the backup of {db.name} to {path} failed: {e}") from e
-    finally:
-        with suppress(FileNotFoundError):
-            os.remove(part)

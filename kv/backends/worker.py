@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_here = threading.local()
-"""Whether this thread is a worker's."""
+
+class _Thread(threading.local):
+    """What is known of a thread: whether it is a worker's."""
+
+    working = False
+
+
+_here = _Thread()
 _LONGEST = 1_000
 """So many calls make a batch at most, so that the first is not kept waiting for the last."""
 
@@ -36,7 +42,7 @@ class Call:
     __slots__ = ("error", "future", "loop", "result", "run")
 
     def __init__(self, run: Callable[[], Any]) -> None:
-        self.run = run
+        self.run: Any = run
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
@@ -118,7 +124,7 @@ class Worker:
 
     async def __call__(self, run: Callable[[], T]) -> T:
         """Run it in the thread. Cancelled before its batch begins, it does not run at all."""
-        if hasattr(_here, "working"):  # a function that a worker runs calls the store: to wait would be for ever
+        if _here.working:  # a function that a worker runs calls the store: to wait would be for ever
             return run()
         call = Call(run)
         with self._lock:
@@ -147,7 +153,7 @@ class Worker:
 
     async def ended(self) -> None:
         """Wait, after `stop`, for the last to be done, and for the thread to end."""
-        if not hasattr(_here, "working"):  # else it is a worker who would wait for itself
+        if not _here.working:  # else it is a worker who would wait for itself
             await self._ending.wait()
             self.join()  # it has nothing left to do
 
