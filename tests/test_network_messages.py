@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from colours import both
 from faultproxy import PLACES, Fault, FaultProxy
-from networks import CASES, OPERATIONS, SOAK, PoolerNetwork, Trial, check_whole, net, network_of_a_cluster, report
+from networks import (
+    CASES,
+    OF_REDIS,
+    OPERATIONS,
+    SOAK,
+    PoolerNetwork,
+    Trial,
+    check_whole,
+    net,
+    network_of_a_cluster,
+    report,
+)
 from test_postgres_pooler import bouncer
 
 import kv
@@ -81,7 +92,7 @@ def test_a_connection_to_a_server_of_a_cluster_that_ends_does_so_too(opens: Open
     async def main() -> None:
         with network_of_a_cluster() as net:
             async with lifted(opens(net.url, pool_max=MOST)) as store:
-                for operation in OPERATIONS:
+                for operation in OF_REDIS:
                     if SOAK or operation.name in ("get", "keys", "increment", "set_many", "update"):
                         await each(net, store, operation, cold=bool(SOAK))
 
