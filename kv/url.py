@@ -87,7 +87,7 @@ def hide(url: str) -> str:
     """Give the URL with its passwords hidden, for messages; also where it is none, or not written as it should be."""
     scheme, found, rest = url.partition("://")
     if not found:  # libpq's other form, `host=... password=...`
-        form = rf"({_HIDDEN}\w*\s*=\s*)('(?:[^'\\]|\\.)*'?|\S+)"
+        form = rf"({_HIDDEN}\w*\s*=\s*)('(?:[^'\\]|\\.)*'?\S*|\S+)"
         scheme, rest = "", re.sub(form, r"\1***", url, flags=re.IGNORECASE | re.DOTALL)
     rest = re.sub(rf"([?&][^=&]*{_HIDDEN}[^=&]*=)[^&]*", r"\1***", rest, flags=re.IGNORECASE)
     begin, end = _password(rest, found)

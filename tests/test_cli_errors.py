@@ -61,6 +61,14 @@ def test_a_path_that_is_not_utf8() -> None:
     failed(real(*DB, "import", os.fsdecode(b"\xfe.jsonl")), "No such file or directory: \\udcfe.jsonl")
 
 
+def test_an_answer_that_is_no_text_is_not_yes() -> None:
+    db("set", "k", "v")
+    answer = db("clear", stdin=b"\xff\n")
+    assert (answer.code, answer.out) == (1, b"")
+    assert answer.err.startswith("delete 1 key in ")
+    assert db("count").out == b"1\n"
+
+
 def test_keys_that_are_none() -> None:
     failed(db("get", ""), "empty")
     failed(db("set", "a\nb", "v"), "control character")

@@ -160,6 +160,7 @@ def test_off_is_off() -> None:
         ("redis+cluster://1,u::1,h:2?s3@cret@h", "redis+cluster://1,u:***@h"),
         ("host=h port=5 password=s3cret user=u", "host=h port=5 password=*** user=u"),
         (r"host=h PassWord = 's3 c\'ret' user=u", "host=h PassWord = *** user=u"),
+        ("host=h password='s3'cret port=5", "host=h password=*** port=5"),
         ("sqlite:///a:b.db", "sqlite:///a:b.db"),
         ("C:\\app.db", "C:\\app.db"),
     ],
