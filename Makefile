@@ -13,8 +13,8 @@ demo: $(VENV)/cli  ## install, load real data into demo.db, and show what a stor
 test: $(VENV)/dev  ## install and run all tests; ARGS for pytest's own
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-soak: $(VENV)/dev  ## histories, models and pairs of calls, SOAK seconds each, and their figures; ARGS for pytest's own
-	KV_SOAK=$(SOAK) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_histories*.py tests/test_model.py $(ARGS)
+soak: $(VENV)/dev  ## histories, a model, pairs of calls, crashes and a bad network, SOAK seconds each, and their figures; ARGS for pytest's own
+	KV_SOAK=$(SOAK) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_histories*.py tests/test_model.py tests/test_crashes*.py tests/test_sqlite_damage.py tests/test_network*.py $(ARGS)
 
 lint: $(VENV)/dev  ## ruff, mypy --strict and pyright
 	$(BIN)/ruff check

@@ -80,7 +80,11 @@ SHARED = ["sqlite", "postgres", "redis", "cluster"]
 
 
 def _url(kind: str, request: pytest.FixtureRequest, path: Path) -> str:
-    urls = {"memory": "memory://", "sqlite": f"sqlite:///{path}/app.db?durability=normal"}
+    urls = {
+        "memory": "memory://",
+        "sqlite": f"sqlite:///{path}/app.db?durability=normal",
+        "lmdb": f"lmdb:///{path}/app.lmdb?durability=normal",
+    }
     return urls.get(kind) or str(request.getfixturevalue(f"{kind}_url"))
 
 

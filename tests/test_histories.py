@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 ROUNDS = {"memory": 20, "sqlite": 5}
 """As many as take no time to speak of."""
+everywhere = pytest.mark.parametrize(
+    "anywhere", ["memory", "sqlite", "lmdb", "postgres", "redis", "cluster"], indirect=True
+)
+all_shared = pytest.mark.parametrize("shared", ["sqlite", "lmdb", "postgres", "redis", "cluster"], indirect=True)
 MIXES = pytest.mark.parametrize("together", [False, True], ids=["each key", "all keys"])
 
 
+@everywhere
 @MIXES
 @pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
 def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together: bool, soak: Soak) -> None:
@@ -37,6 +42,7 @@ def test_threads_and_tasks(anywhere: str, opens: Callable[[str], Any], together:
     bounded(main, PATIENCE)
 
 
+@everywhere
 @pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
 def test_threads_and_tasks_behind_all_wrappers(anywhere: str, opens: Callable[..., Any], soak: Soak) -> None:
     async def main() -> None:
@@ -48,6 +54,7 @@ def test_threads_and_tasks_behind_all_wrappers(anywhere: str, opens: Callable[..
     bounded(main, PATIENCE)
 
 
+@all_shared
 @MIXES
 def test_processes_of_both_colours(shared: str, crew: list[Process], together: bool, soak: Soak) -> None:
     async def main() -> None:
@@ -66,6 +73,7 @@ def test_processes_of_both_colours(shared: str, crew: list[Process], together: b
 TOTAL = 100
 
 
+@everywhere
 @pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
 def test_no_money_is_lost_or_made(anywhere: str, opens: Callable[[str], Any], soak: Soak) -> None:
     async def main() -> None:
@@ -78,6 +86,7 @@ def test_no_money_is_lost_or_made(anywhere: str, opens: Callable[[str], Any], so
     bounded(main, PATIENCE)
 
 
+@all_shared
 def test_no_money_is_lost_or_made_by_processes(shared: str, crew: list[Process], soak: Soak) -> None:
     async def main() -> None:
         async with lifted(kv.open(shared)) as store:

@@ -14,6 +14,7 @@ import pytest
 from histories import MANY, PATIENCE, each, plan, records, started
 from linearizable import Call
 from proxy import Proxy
+from test_histories import all_shared, everywhere
 
 import kv
 from kv.testing.suite import bounded, lifted
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 both = pytest.mark.parametrize("opens", [kv.open, kv.open_async], ids=["threads", "tasks"])
 
 
+@everywhere
 def test_tasks_that_are_cancelled(anywhere: str, soak: Soak) -> None:
     async def main() -> None:
         async with kv.open_async(anywhere) as store:
@@ -81,6 +83,7 @@ def test_callers_that_are_cut_off(
     bounded(main, PATIENCE)
 
 
+@all_shared
 def test_processes_that_are_killed(shared: str, crew: list[Process], soak: Soak) -> None:
     for seed in soak.seeds():
         what = {**plan(seed, together=bool(seed % 2)), "clients": 2, "faults": [0, False, True]}
