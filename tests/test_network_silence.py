@@ -157,3 +157,22 @@ def test_compact_takes_as_long_as_it_takes(opens: Opens, postgres_net: Network) 
                 await store.set("k", b"2")
 
     bounded(main, 60)
+
+
+def test_who_waits_for_a_connection_waits_no_longer_because_others_come_before_him(
+    request: pytest.FixtureRequest,
+) -> None:
+    async def main() -> None:
+        with network("redis", request) as net:
+            store = kv.open_async(net.url, pool_max=1, lock_timeout=0.75, socket_timeout=0.5)
+            async with store:
+                net.proxy.silence(True)
+                net.proxy.silent = {True}
+                # the first one tries again at once, when the second one has just been told that there is room
+                first, second = await asyncio.gather(outcome(store.keys()), outcome(store.keys()))
+                assert "cannot be reached" in str(first)
+                assert "have been busy for 0.75 s" in str(second)
+                net.proxy.restore()
+                assert await store.keys() == []
+
+    bounded(main, 60)

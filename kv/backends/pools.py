@@ -386,6 +386,7 @@ class AsyncPool(ABC, Generic[A]):
         return await self._another(home)
 
     async def _another(self, home: Home[A]) -> A:
+        end = asyncio.get_running_loop().time() + self.timeout
         while True:
             self.life.check_open()
             if len(home.every) + home.connecting < self.most:
@@ -397,7 +398,7 @@ class AsyncPool(ABC, Generic[A]):
                 except asyncio.CancelledError:
                     joining.add_done_callback(self._joined_late)
                     raise
-            if (session := await self._wait(home)) is not None:
+            if (session := await self._wait(home, end)) is not None:
                 return session
 
     async def _join(self, home: Home[A]) -> A:
@@ -417,11 +418,11 @@ class AsyncPool(ABC, Generic[A]):
         if not joining.cancelled() and joining.exception() is None:
             self._keep(joining.result())
 
-    async def _wait(self, home: Home[A]) -> A | None:
+    async def _wait(self, home: Home[A], end: float) -> A | None:
         waiter: asyncio.Future[A | None] = asyncio.get_running_loop().create_future()
         home.waiting.append(waiter)
         try:
-            async with asyncio.timeout(self.timeout):  # before Python 3.12, `wait_for` may lose a cancellation
+            async with asyncio.timeout_at(end):  # before Python 3.12, `wait_for` may lose a cancellation
                 return await waiter
         except BaseException as e:
             if waiter.done() and not waiter.cancelled():  # for him who comes next
