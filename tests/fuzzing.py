@@ -77,7 +77,7 @@ def any_url(data: bytes) -> None:
     """A URL is taken or refused before any I/O, and no word tells its password."""
     first, user, left, right, rest = pieces(data, 5)
     scheme = SCHEMES[len(first) % len(SCHEMES)]
-    name = re.sub("[:/?#@]", "", text(user))
+    name = re.sub(r"[:/?#@\[]", "", text(user))  # with a bracket it could be the host
     password = re.sub(r"\A(?=[0-9])", "p", text(left)) + SECRET + text(right)  # or it could be a port
     where = re.sub("@", "", text(rest)) or "h"
     for url in (
