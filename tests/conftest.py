@@ -139,6 +139,7 @@ def postgres() -> Iterator[servers.Server]:
 def admin(postgres: servers.Server) -> Iterator[Admin]:
     """A connection to it, to look with, autocommit."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("SET lock_timeout = '60s'")  # what a test that failed has locked holds up no other for ever
         yield connection
 
 
