@@ -38,6 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "growth.json"
 URLS = {
     "memory": "memory://?cleanup_interval=off",
     "sqlite": "sqlite:///{folder}/{entries}.db?durability=normal",
+    "lmdb": "lmdb:///{folder}/{entries}.lmdb?durability=normal",
     "postgres": "{postgres}?table=kv_{entries}",
     "redis": "{redis}/{number}",
 }
@@ -46,6 +47,7 @@ FIRST_PAGE = "first page after 10,000 changes"
 NOTHING_TO_TIME = {
     "memory": ("open",),  # a new store is empty
     "sqlite": (FIRST_PAGE,),  # no page leans on the one before
+    "lmdb": (FIRST_PAGE,),
     "postgres": (FIRST_PAGE,),
     "redis": (FIRST_PAGE, "cleanup of nothing", "cleanup of 10,000"),  # the server removes what has expired
 }

@@ -108,6 +108,7 @@ LOSES = {"increment": "loses updates: reads, then writes"}
 JSON = {"": "values in base64, because it stores JSON"}
 ONE_BY_ONE = {**JSON, "set_many": "not atomic: one write after the other"}
 SQLITE = "sqlite:///{place.folder}/kv.db?durability={place.durability}"
+LMDB = "lmdb:///{place.folder}/kv.lmdb?durability={place.durability}"
 GROUPS = (
     Group(
         "memory",
@@ -139,6 +140,7 @@ GROUPS = (
                 "sync",
                 (
                     ours(SQLITE, "sync"),
+                    ours(LMDB, "sync", "kv lmdb"),
                     Subject("sqlite3", "floor", floors.sqlite),
                     Subject("diskcache", "peer", peers.diskcache, "diskcache"),
                     Subject("django", "peer", peers.django, "django", LOSES),
@@ -164,6 +166,7 @@ GROUPS = (
                 "async",
                 (
                     ours(SQLITE, "async"),
+                    ours(LMDB, "async", "kv lmdb"),
                     Subject("sqlite3 in threads", "floor", floors.sqlite_async),
                     Subject("aiosqlite", "peer", peers.aiosqlite, "aiosqlite"),
                     *(
