@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from base64 import b64encode
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -101,18 +102,16 @@ def _opened(url: str) -> None:
     assert backend.store
     base, options, _ = _parsed(found, backend.store, {})
     scheme = base.partition(":")[0].lower()
+    parameters = signature(backend.store).parameters.values()
+    given = {p.name: p.default for p in parameters if p.default is not p.empty} | options
+    given.pop("namespace", None)
     if scheme.startswith("postgres"):
-        defaults = {"create": True, "lock_timeout": 30, "cleanup_interval": None, "pool_min": 0, "pool_max": 10}
-        given = {**defaults, "table": "t", "schema": None, "unlogged": False, "listing": True, **options}
-        given.pop("namespace", None)
         settings = Settings(base, "PostgresStore", **given)
         assert settings.url
         told(settings.url, settings.shown)
         for said in for_asyncpg(settings.url):
             _read_by_asyncpg(said["dsn"])
     elif scheme.startswith(("redis", "unix")):
-        given = {"prefix": "kv", "lock_timeout": 30, "pool_max": 10, **options}
-        given.pop("namespace", None)
         assert SECRET not in Server(base, "RedisStore", redis, **given).shown
     elif scheme == "memory":
         with kv.open(url, cleanup_interval=None) as store:
