@@ -47,6 +47,16 @@ def run(*, quick: bool) -> bool:  # noqa: ARG001 - as every part
     return True
 
 
+def anatomy(pieces: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Give a table of what `anatomy` has measured."""
+    yield "|  |  | µs |"
+    yield "|---|---|---:|"
+    for title, lines in pieces.items():
+        for name, micros in lines.items():
+            yield f"| {title.removesuffix(': get')} | {'**get**' if name == 'get' else name} | {micros:.2f} |"
+    yield ""
+
+
 def report(results: Results, plots: Sequence[str]) -> Iterator[str]:
     """Give its lines."""
     yield from head(results)
@@ -73,6 +83,11 @@ def report(results: Results, plots: Sequence[str]) -> Iterator[str]:
         yield f"{results.footprint[0].entries:,} entries with keys of 20 bytes and values of 128, stored in no order, nothing compacted.\n"
         yield shown["footprint"]
         yield from footprint(results)
+    if pieces := figures.anatomy():
+        yield "## Where the time of a get goes\n"
+        yield "Each piece by itself, in turn with the whole; the server's is what its process ran for.\n"
+        yield from anatomy(pieces)
+    yield "[What was tried for speed, kept and dropped](TRIED.md).\n"
     if results.runs:
         yield "## Every group\n"
         for group in results.groups:
