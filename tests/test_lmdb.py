@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import lmdb
 import pytest
 from programs import ROOT, child_inside_an_update, children, python, pythons
+from waiting import wait_for
 
 import kv
 from kv.backends.lmdb import layout, opened
@@ -142,6 +143,41 @@ def test_the_map_grows_under_readers_and_nobody_notices(store: kv.LMDBStore) -> 
     assert store._db.open().env.info()["map_size"] > 50_000_000
     assert store.get_many(f"big{i}" for i in range(20)) == {f"big{i}": value for i in range(20)}
     assert store.size("huge") == 30_000_000
+
+
+def test_readers_that_come_again_and_again_do_not_keep_others_from_being_alone(store: kv.LMDBStore) -> None:
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            store.get("k")
+            store.keys(limit=3)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            store._db.open().presence.alone(int, 10)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_function_that_reads_waits_for_nobody_who_waits_for_its_update(store: kv.LMDBStore) -> None:
+    presence = store._db.open().presence
+    waiting = threading.Thread(target=presence.alone, args=(int, 30))
+
+    def fn(_: bytes | None) -> bytes:
+        waiting.start()
+        wait_for(lambda: presence.wanted)
+        return store.get("other", b"-") + b"".join(store.get_many(["other"]).values())
+
+    store.set("other", b"1")
+    assert store.update("k", fn) == b"11"
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_a_map_that_another_process_has_made_grow_is_followed(store: kv.LMDBStore, path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kv.backends.cleaner import Cleaner, in_batches
@@ -18,6 +17,7 @@ from kv.files import check_place
 from . import layout
 from .errors import no_driver, ours
 from .opened import OPEN
+from .presence import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from kv.backends.worker import Call
 
     from .environment import Environment
-    from .presence import Token
     from .tree import Tree
 
 T = TypeVar("T")
@@ -56,7 +55,8 @@ class Database:
 
     def _unbind(self) -> None:
         self._environment: Environment | None = None
-        self._idle: deque[Token] = deque()  # of the environment, when there is one
+        self._presence = Presence(self.name)  # of the environment, when there is one
+        self._idle = self._presence.idle
 
     def forget(self) -> None:
         """In a forked child: the file is open in the parent, and not here."""
@@ -91,7 +91,8 @@ class Database:
         except BaseException:
             OPEN.detach(environment, self)
             raise
-        self._begin, self._idle = environment.env.begin, environment.presence.idle
+        self._begin, self._presence = environment.env.begin, environment.presence
+        self._idle = environment.presence.idle
         self._environment = environment
         weakref.finalize(self, OPEN.detach, environment).atexit = False
 
@@ -113,11 +114,13 @@ class Database:
     @property
     def at_hand(self) -> bool:
         """Whether `get` has nothing to wait for."""
-        return bool(self._idle)
+        return bool(self._idle) and not self._presence.wanted
 
     def get(self, name: bytes) -> bytes | None:
         """Give the value of a live entry: `read` in one piece, for the hottest call."""
         idle = self._idle
+        if self._presence.wanted:
+            return self._get(name)
         try:
             token = idle.pop()
         except IndexError:  # nobody is idle, or the file is not open

@@ -133,11 +133,17 @@ class Environment:
 
     # reading
 
+    @property
+    def _inside(self) -> bool:
+        """Whether this thread is in a transaction that writes, as the function given to `update` is."""
+        inside: bool = bool(self._levels) and self.lock._is_owned()  # type: ignore[attr-defined]
+        return inside
+
     def read(self, work: Callable[[Tree], T], wait: float) -> T:
         """Do the work on one state of the file."""
         began = time.monotonic()
         while True:
-            token = self.presence.enter()
+            token = self.presence.enter(again=self._inside)
             try:
                 with self.env.begin(None, None, False, True) as txn:
                     return work(Tree(txn))

@@ -30,6 +30,8 @@ class Presence:
     Attributes:
         idle: tokens that nobody needs.
         gate: held while nobody may become present.
+        wanted: whether somebody gathers all tokens: then nobody takes one of them. Else readers that come again and again,
+            and have theirs whenever it is another thread's turn, would keep them for ever.
         over: whether the file is closed, or the parent's.
     """
 
@@ -37,19 +39,28 @@ class Presence:
         self.name = name
         self.idle: deque[Token] = deque()
         self.gate = threading.RLock()
+        self.wanted = False
         self.over = False
         self._every: weakref.WeakSet[Token] = weakref.WeakSet()
         self._resting: list[Token] = []  # those of `gather`
 
-    def enter(self) -> Token:
-        """Become present; `leave` ends it."""
-        with suppress(IndexError):
-            return self.idle.pop()
+    def enter(self, *, again: bool = False) -> Token:
+        """Become present; `leave` ends it. `again`: who is so already waits for nobody, as somebody may wait for him."""
+        if again:
+            return self._new()
+        if not self.wanted:
+            with suppress(IndexError):
+                return self.idle.pop()
         with self.gate:  # nobody becomes present until what may not be disturbed is over
             self._check_open()
-            token = Token()
-            self._every.add(token)
-            return token
+            with suppress(IndexError):
+                return self.idle.pop()
+            return self._new()
+
+    def _new(self) -> Token:
+        token = Token()
+        self._every.add(token)
+        return token
 
     def leave(self, token: Token) -> None:
         """Be present no more."""
@@ -79,6 +90,7 @@ class Presence:
     def gather(self, wait: float, present: int = 0) -> bool:
         """Take the tokens of all but so many; whether they all came."""
         began = time.monotonic()
+        self.wanted = True
         while len(self._every) > len(self._resting) + present:
             try:
                 self._resting.append(self.idle.pop())
@@ -90,5 +102,6 @@ class Presence:
         return True
 
     def scatter(self) -> None:
+        self.wanted = False
         resting, self._resting = self._resting, []  # no token is ever in two places
         self.idle.extend(resting)
