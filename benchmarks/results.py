@@ -71,7 +71,7 @@ def about(settings: dict[str, object]) -> dict[str, object]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "settings": settings,
     }
