@@ -6,16 +6,12 @@ from __future__ import annotations
 import gc
 import json
 import os
-import platform
 import random
-import sqlite3
 import statistics
 import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +21,7 @@ from rich.table import Table
 
 import kv
 
-from . import footprint
+from . import footprint, results
 from .footprint import key_of, shuffled
 from .harness import console
 
@@ -99,7 +95,7 @@ def measure(urls: Mapping[str, str], sizes: tuple[int, ...], rounds: int, footpr
     import servers
 
     settings = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "8GB"}
-    results: dict[str, Any] = {"about": about(settings, rounds), "records": [], "footprint": []}
+    found: dict[str, Any] = {"about": about(settings, rounds), "records": [], "footprint": []}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         where = {"folder": folder}
@@ -111,36 +107,27 @@ def measure(urls: Mapping[str, str], sizes: tuple[int, ...], rounds: int, footpr
             stack.callback(server.close)
             where[name] = server.url.removesuffix("/0")
             with kv.open(server.url) as store:
-                results["about"]["versions"][f"{name} server"] = store.stats().version
+                found["about"]["versions"][f"{name} server"] = store.stats().version
         for subject, url in urls.items():
-            results["records"] += growth(subject, url, where, sizes, rounds)
-        results["footprint"] = footprint.measure({s: u for s, u in urls.items() if s != "memory"}, where, footprints)
+            found["records"] += growth(subject, url, where, sizes, rounds)
+        found["footprint"] = footprint.measure({s: u for s, u in urls.items() if s != "memory"}, where, footprints)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
     return True
 
 
 def about(settings: dict[str, str], rounds: int) -> dict[str, Any]:
     """Give what there is to know about this run."""
-    versions = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
-    for package in ("anykv", "psycopg", "redis", "cachetools", "diskcache"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions,
-        "settings": {
+    return results.about(
+        {
             "value_bytes": 128,
             "rounds": rounds,
-            "cores": os.cpu_count(),
             "sqlite": "durability=normal",
             "postgres": ", ".join(f"{name}={value}" for name, value in settings.items()),
             "redis": "save off, appendonly off",
-        },
-    }
+        }
+    )
 
 
 def growth(
